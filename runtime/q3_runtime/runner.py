@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from q3_runtime.batching import pad
 from q3_runtime.errors import ProviderError, TooLargeError, UsageError
+from q3_runtime.interruptible import InterruptibleSession
 from q3_runtime.memory import ModelSizes, available_memory, give_back_freed
 from q3_runtime.vectors import Vectors
 
@@ -38,7 +39,7 @@ class Runner:
         sizes: ModelSizes | None,
         available: Callable[[], int | None] = available_memory,
     ) -> None:
-        self._session: onnxruntime.InferenceSession | None = session
+        self._session: InterruptibleSession | None = InterruptibleSession(session)
         self._pad_id, self._sizes, self._available = pad_id, sizes, available
         self._process = os.getpid()
 
@@ -46,7 +47,7 @@ class Runner:
         """Give the session's memory back, once no thread runs it any more. Closing twice is fine."""
         self._session = None
 
-    def session(self) -> "onnxruntime.InferenceSession":
+    def session(self) -> InterruptibleSession:
         """The session, where it can be used.
 
         Raises:

@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -526,6 +527,52 @@ def test_a_signal_while_embedding_ends_it_with_one_line_and_leaves_nothing(folde
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (code, "", line)
     assert list(tmp_path.iterdir()) == []
+
+
+def seconds_of(process: subprocess.Popen) -> float:
+    """Processor time of a process that runs."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def seconds_of_ended() -> float:
+    """Processor time of all processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@linux
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [
+        (signal.SIGTERM, 143, "q3: terminated; nothing was left behind\n"),
+        (signal.SIGINT, 130, "\nq3: interrupted; nothing was left behind\n"),
+    ],
+)
+def test_a_signal_does_not_wait_for_the_end_of_a_long_text(copy, number, code, line):
+    """Seconds are those of the processor: other work on the machine does not count."""
+    tokens = 20_000
+    manifest = json.loads((copy / "q3.json").read_text("utf-8"))
+    (copy / "q3.json").write_text(json.dumps(manifest | {"max_tokens": tokens}), encoding="utf-8")
+    started = time.process_time()
+    Embedder(copy).run([np.zeros(tokens, dtype=np.int64)])
+    whole = time.process_time() - started
+    started = seconds_of_ended()
+    assert run("embed", copy, "a").returncode == 0
+    start_up = seconds_of_ended() - started
+
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    started = seconds_of_ended()
+    with subprocess.Popen(command("embed", copy), **pipes, env=environment(), preexec_fn=interruptible) as process:
+        process.stdin.write(b"gravity " * tokens)
+        process.stdin.close()
+        process.stdin = None
+        while seconds_of(process) < start_up + whole / 5:
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.decode()) == (code, b"", line)
+    assert seconds_of_ended() - started < start_up + 0.7 * whole
 
 
 @linux

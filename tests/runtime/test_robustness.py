@@ -108,7 +108,7 @@ from q3_runtime import Embedder
 from q3_runtime.batching import pad
 from q3_runtime.errors import TooLargeError
 model = Embedder(sys.argv[1], threads=1)
-texts = [f"{i} " + "word " * 400 for i in range(24)]
+texts = [f"{i} " + "word " * 400 for i in range(64)]
 expected = model.encode(texts, batch_tokens=1)
 size = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (size + 40_000_000, resource.RLIM_INFINITY))
@@ -235,6 +235,54 @@ print(np.array_equal(model.encode(["a", "b"]), expected))
     assert python(code, folder, lines=2) == ["interrupted True", "True"]
 
 
+@linux
+def test_a_batch_that_is_being_computed_stops_at_an_interrupt_or_a_timeout_and_the_next_one_works(folder):
+    """Seconds are those of the processor: other work on the machine does not count."""
+    code = """
+import os, signal, sys, threading, time
+import numpy as np
+from q3_runtime import Embedder
+
+def time_out(*_):
+    raise TimeoutError
+
+signal.signal(signal.SIGALRM, time_out)
+model = Embedder(sys.argv[1])
+batch = [np.arange(12_000) % 900]
+clock, seconds = time.monotonic(), time.process_time()
+expected = model.run(batch)
+clock, seconds = time.monotonic() - clock, time.process_time() - seconds
+for number in (signal.SIGINT, signal.SIGALRM):
+    threading.Timer(clock / 10, os.kill, (os.getpid(), number)).start()
+    started = time.process_time()
+    try:
+        model.run(batch)
+    except (KeyboardInterrupt, TimeoutError) as error:
+        share = (time.process_time() - started) / seconds
+        print(type(error).__name__, share < 0.7 or share)
+print(np.array_equal(model.run(batch), expected))
+"""
+    assert python(code, folder, lines=3) == ["KeyboardInterrupt True", "TimeoutError True", "True"]
+
+
+@linux
+def test_a_signal_whose_handler_returns_does_not_disturb_a_batch(folder):
+    code = """
+import signal, sys
+import numpy as np
+from q3_runtime import Embedder
+model = Embedder(sys.argv[1])
+expected = model.run([np.arange(3_000) % 900])
+handled = []
+signal.signal(signal.SIGALRM, lambda *_: handled.append(model.run([np.arange(100)])))
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.05)
+found = model.run([np.arange(3_000) % 900])
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(len(handled) > 0, np.array_equal(found, expected))
+"""
+    assert python(code, folder, lines=1) == ["True True"]
+
+
 # The end (R24)
 
 
@@ -285,7 +333,46 @@ def test_the_end_of_a_program_is_silent(folder, end):
     assert python(code, folder, lines=0) == []
 
 
-def test_models_that_are_dropped_give_their_memory_back(folder):
-    dropped = weakref.ref(Embedder(folder)._runner.session())
+def test_a_model_can_be_used_while_the_program_ends(folder):
+    code = """
+import atexit, sys
+from q3_runtime import Embedder
+model = Embedder(sys.argv[1])
+atexit.register(lambda: print(model.encode("word " * 100).shape))
+"""
+    assert python(code, folder, lines=1) == ["(64,)"]
+
+
+def worker_of(model: Embedder) -> threading.Thread:
+    """The thread that computes what the main thread asks this model for."""
+    before = threading.enumerate()
+    model.run([np.arange(100)])
+    (thread,) = set(threading.enumerate()) - set(before)
+    return thread
+
+
+def test_models_that_are_dropped_give_their_memory_and_their_thread_back(folder):
+    model = Embedder(folder)
+    thread = worker_of(model)
+    dropped = weakref.ref(model._runner.session()._session)
+    del model
     gc.collect()
     assert dropped() is None
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_closed_model_gives_its_thread_back(folder):
+    model = Embedder(folder)
+    thread = worker_of(model)
+    model.close()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_query_needs_no_thread(folder):
+    """Handing it over would cost it up to some milliseconds on a busy machine."""
+    model = Embedder(folder)
+    before = threading.enumerate()
+    model.encode("What is the capital of China?")
+    assert set(threading.enumerate()) <= set(before)
