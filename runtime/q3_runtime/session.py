@@ -3,7 +3,9 @@
 import os
 import sys
 from collections.abc import Collection
+from contextlib import redirect_stdout
 from importlib.metadata import distributions
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -77,15 +79,17 @@ def open_session(folder: Path, entry: QuantEntry, provider: str, threads: int | 
     options.log_severity_level = 4  # what fails is raised, and must not be on standard error beside our one line
     if provider != PROVIDERS["cpu"]:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
     try:
         session = ort.InferenceSession(folder / entry.onnx_file, options, providers=[provider])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ProviderError(
-            f"onnxruntime {ort.__version__} cannot run {folder / entry.onnx_file} on {provider}: {_one_line(error)}; "
+            f"onnxruntime {ort.__version__} cannot run {folder / entry.onnx_file} on {provider}: {_one_line(error)}; {unloaded}"
             "try provider='cpu', another quant, or pip install -U onnxruntime"
         ) from error
     if provider not in session.get_providers():
-        raise ProviderError(f"asked for {provider}, onnxruntime took {', '.join(session.get_providers())}; pass provider='cpu'")
+        took = ", ".join(session.get_providers())
+        raise ProviderError(f"asked for {provider}, onnxruntime took {took}; {unloaded}pass provider='cpu'")
     return session
 
 
@@ -128,6 +132,13 @@ def _onnxruntime() -> ModuleType:
     return module
 
 
+def _preload_cuda(ort: ModuleType) -> str:
+    """Load the CUDA libraries that pip installed, where onnxruntime does not look by itself; what it says could not be."""
+    with redirect_stdout(StringIO()) as said:  # it prints, and standard output is for data
+        ort.preload_dlls()
+    return f"{_one_line(said.getvalue())}; " if said.getvalue() else ""
+
+
 def _first(order: tuple[str, ...], available: Collection[str]) -> str | None:
     return next((name for name in order if name in available), None)
 
@@ -137,5 +148,5 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2])
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:300]

@@ -145,6 +145,25 @@ def test_a_provider_that_would_leave_work_to_the_cpu_is_refused(folder, provider
     assert "\n" not in str(caught.value)
 
 
+def test_a_session_on_the_cpu_loads_no_cuda_libraries(folder, monkeypatch):
+    calls: list[str] = []
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: calls.append("called"))
+    open_session(folder, Manifest.read(folder).quants["fp32"], CPU)
+    assert calls == []
+
+
+@without_cuda
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_cuda_libraries_that_do_not_load_are_in_the_error_and_not_on_standard_output(folder, monkeypatch, capsys):
+    """onnxruntime looks for those that pip installed only when asked to, and prints what it cannot load."""
+    line = "Failed to load libcublas.so.12: cannot open shared object file"
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(line))
+    with pytest.raises(ProviderError, match=f"{line}; ") as caught:
+        open_session(folder, Manifest.read(folder).quants["fp32"], CUDA)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "")
+
+
 # Versions
 
 
