@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,13 @@ def write_side_files(checkpoint: Checkpoint, quants: Iterable[str], folder: Path
 
 
 def write_graph(
-    model: ir.Model, recipe: Recipe, described: dict[str, Any], folder: Path, *, progress: bool = False
+    model: ir.Model,
+    recipe: Recipe,
+    described: dict[str, Any],
+    folder: Path,
+    *,
+    kept_wider: Sequence[str] = (),
+    progress: bool = False,
 ) -> QuantEntry:
     """Write graph and weights, one tensor at a time; returns the manifest's entry, with ``described`` as its recipe."""
     path = folder / recipe.quant.onnx_file
@@ -76,7 +82,7 @@ def write_graph(
     return QuantEntry(
         files=describe(folder, [recipe.quant.onnx_file, recipe.quant.onnx_file + "_data"]),
         recipe=described,
-        kept_wider=[],
+        kept_wider=list(kept_wider),
         min_onnxruntime=recipe.min_onnxruntime,
         inputs=[str(value.name) for value in model.graph.inputs],
         outputs=[str(value.name) for value in model.graph.outputs],

@@ -35,6 +35,7 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="folder to make (default: ./<name of the model>-onnx)")
     parser.add_argument("--kind", choices=("embedding", "reranker"), help="default: what the checkpoint says")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch and the verification run")
+    parser.add_argument("--calibration", metavar="FILE", help="texts to take ranges from, in the form of --probes")
     parser.add_argument("--probes", metavar="FILE", help='texts to judge by: JSONL of {"text", "kind"}, or one a line')
     parser.add_argument(
         "--min-cosine", type=float, metavar="X", help="floor of every probe's cosine, instead of the quant's own"

@@ -5,23 +5,20 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx_ir as ir
-
-from q3_export import artifact, binding, passes, published, resources, targets
-from q3_export.calibration import ActivationRanges
+from q3_export import artifact, published, resources, targets
 from q3_export.card import card
 from q3_export.checkpoint import Checkpoint, open_checkpoint
 from q3_export.output_ranges import output_ranges
 from q3_export.probes import read_probes, run_reference, write_golden
-from q3_export.recipes import DEFAULT_QUANT, Recipe, chosen
-from q3_export.rescaling import Rescaling
+from q3_export.recipes import DEFAULT_QUANT, chosen
+from q3_export.rounds import Maker, make_quant
 from q3_export.specs import SPECS, mrl_dims
 from q3_export.staging import Staging, write_synced
 from q3_export.tracing import trace
-from q3_export.verification import prove
+from q3_export.verification import Judge
 from q3_runtime.errors import ModelError
 from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden
-from q3_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, QuantEntry
+from q3_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 COMPONENTS = ("q3-onnx", "torch", "transformers", "onnxruntime")
 
@@ -33,6 +30,7 @@ def export_model(
     out: str | Path | None = None,
     kind: str | None = None,
     device: str = "cpu",
+    calibration: str | Path | None = None,
     probes: str | Path | None = None,
     min_cosine: float | None = None,
     pooled_only: bool = False,
@@ -50,6 +48,7 @@ def export_model(
         out: the folder to make; default ``./<name of the model, lower case>-onnx``.
         kind: ``embedding`` or ``reranker``; None takes what the checkpoint says.
         device: where the reference and the verification run, ``cpu`` or ``cuda``.
+        calibration: a file of texts to take ranges from, in the same form as ``probes``; None takes the shipped ones.
         probes: a file of texts to judge by, JSONL or one a line; None takes the shipped ones.
         min_cosine: replaces the quant's min floor; lowering it is written into manifest and card.
         pooled_only: the graph gives ``sentence_embedding`` only, which makes its last layer cheaper.
@@ -87,24 +86,28 @@ def export_model(
         else:
             say(published.check_reference(figures, checkpoint, device=device, progress=progress))
         known = Golden.read(target) if plan.kept else None
-        reference = run_reference(checkpoint, texts, known, device=device, progress=progress)
+        reference = run_reference(
+            checkpoint,
+            texts,
+            known,
+            forms=[recipe.forms for recipe in recipes if recipe.linears.bits],
+            calibration_file=Path(calibration) if calibration is not None else None,
+            device=device,
+            progress=progress,
+        )
         write_golden(reference.golden, folder)
         side_files = artifact.write_side_files(checkpoint, [*plan.kept, *names], folder)
         say("trace the graph")
         traced = trace(checkpoint.config)
-        quants = {
-            recipe.quant.name: _write_quant(traced.clone(), checkpoint, recipe, reference.ranges, folder, pooled_only, progress)
-            for recipe in recipes
-        }
-        manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]), quants)
+        manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]))
         manifest.output_ranges = plan.output_ranges or output_ranges(reference.calibration)
-        write_synced(folder / MANIFEST_NAME, manifest.to_json())
-        for name in [] if no_verify else names:
-            quants[name].fidelity = prove(folder, name, min_cosine=min_cosine, device=device, progress=progress)
-            if figures is not None:
-                say(published.quant_line(figures, folder, name, device))
-
-        manifest.quants = plan.kept | quants
+        judge = None if no_verify else Judge(min_cosine, device=device, progress=progress)
+        for recipe in recipes:
+            maker = Maker(traced, checkpoint, recipe, reference, folder, pooled_only=pooled_only, progress=progress)
+            make_quant(maker, manifest, judge, say)
+            if figures is not None and judge is not None:
+                say(published.quant_line(figures, folder, recipe.quant.name, device))
+        manifest.quants = plan.kept | manifest.quants
         write_synced(folder / "README.md", card(manifest))
         write_synced(folder / MANIFEST_NAME, manifest.to_json())
         if plan.add:
@@ -116,24 +119,7 @@ def export_model(
     return target
 
 
-def _write_quant(
-    traced: ir.Model,
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    ranges: ActivationRanges,
-    folder: Path,
-    pooled_only: bool,
-    progress: bool,
-) -> QuantEntry:
-    """Graph without weights → graph and weights on the disk, as the recipe says."""
-    rescaling = Rescaling.from_ranges(ranges) if recipe.activations == "float16" else None
-    graph = passes.for_embedding(traced, pooled_only=pooled_only, rescaling=rescaling)
-    graph = binding.bind(graph, checkpoint, recipe, rescaling)
-    described = recipe.describe() | (rescaling.describe() if rescaling else {})
-    return artifact.write_graph(graph, recipe, described, folder, progress=progress)
-
-
-def _manifest(checkpoint: Checkpoint, source: str, files: dict[str, FileEntry], quants: dict[str, QuantEntry]) -> Manifest:
+def _manifest(checkpoint: Checkpoint, source: str, files: dict[str, FileEntry]) -> Manifest:
     return Manifest(
         kind=checkpoint.kind,
         source={"id": checkpoint.id, "revision": checkpoint.revision, "sha256": source},
@@ -144,7 +130,7 @@ def _manifest(checkpoint: Checkpoint, source: str, files: dict[str, FileEntry], 
         max_tokens=checkpoint.max_tokens,
         prompts=checkpoint.prompts,
         files=files,
-        quants=quants,
+        quants={},
     )
 
 

@@ -1,6 +1,7 @@
 """The texts on which an export is judged: shipped with the package, or a file of one's own."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.numpy import save
 from q3_export import reference
 from q3_export.calibration import ActivationRanges
 from q3_export.checkpoint import Checkpoint
+from q3_export.quantize.sensitivity import Plan, Sensitivity
 from q3_runtime.errors import InputError
 from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden, Probe
 from q3_runtime.tokenization import Tokenizer
@@ -23,11 +25,13 @@ PROBES, CALIBRATION = "probes.jsonl", "calibration.jsonl"
 
 @dataclass(frozen=True)
 class Reference:
-    """What one run of PyTorch gives: golden vectors, float32 vectors [M, D] of the calibration texts, and ranges."""
+    """What one run of PyTorch gives: golden vectors, float32 vectors [M, D] of the calibration texts, and what they showed."""
 
     golden: Golden
     calibration: npt.NDArray[np.float32]
     ranges: ActivationRanges
+    plans: dict[tuple[str, str], Plan]
+    """For each pair of formats that was asked for."""
 
 
 def read_probes(path: Path | None, checkpoint: Checkpoint, *, shipped: str = PROBES) -> list[Probe]:
@@ -58,15 +62,26 @@ def read_probes(path: Path | None, checkpoint: Checkpoint, *, shipped: str = PRO
 
 
 def run_reference(
-    checkpoint: Checkpoint, probes: list[Probe], known: Golden | None = None, *, device: str = "cpu", progress: bool = False
+    checkpoint: Checkpoint,
+    probes: list[Probe],
+    known: Golden | None = None,
+    *,
+    forms: Iterable[tuple[str, str]] = (),
+    calibration_file: Path | None = None,
+    device: str = "cpu",
+    progress: bool = False,
 ) -> Reference:
-    """PyTorch over probes and calibration texts in one pass through the layers; over these only where golden is known."""
-    calibration = read_probes(None, checkpoint, shipped=CALIBRATION)
+    """PyTorch over probes and calibration texts in one pass through the layers; over these only where golden is known.
+
+    ``forms`` are pairs of :data:`q3_export.quantize.formats.FORMATS`, narrow and wide, to judge every linear in.
+    """
+    calibration = read_probes(calibration_file, checkpoint, shipped=CALIBRATION)
     judging = [] if known else probes
     ranges = ActivationRanges(first_row=len(judging))
+    sensitivity = Sensitivity(forms, first_row=len(judging))
     ids = [probe.ids for probe in (*judging, *calibration)]
-    vectors = reference.embed(checkpoint, ids, ranges=ranges, device=device, progress=progress)
-    return Reference(known or Golden(probes, vectors[: len(probes)]), vectors[len(judging) :], ranges)
+    vectors = reference.embed(checkpoint, ids, observers=(ranges, sensitivity), device=device, progress=progress)
+    return Reference(known or Golden(probes, vectors[: len(probes)]), vectors[len(judging) :], ranges, sensitivity.plans)
 
 
 def make_golden(checkpoint: Checkpoint, probes: list[Probe], *, device: str = "cpu", progress: bool = False) -> Golden:

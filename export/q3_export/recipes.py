@@ -1,7 +1,8 @@
 """How each quant is made: one row, read by :mod:`q3_export.binding`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from q3_export.quantize.formats import BLOCKS4, BLOCKS8, FLOAT, INT8, TABLE8, Format
 from q3_runtime.errors import UsageError
 from q3_runtime.quants import QUANTS, Quant
 
@@ -11,28 +12,55 @@ class Recipe:
     """One way to store the weights."""
 
     quant: Quant
-    weights: str
-    """dtype of the stored weights."""
     activations: str
-    """dtype of what flows between operators."""
-    bytes_per_weight: float
+    """dtype of what flows between operators, and of weights that are stored as floats."""
+    linears: Format = FLOAT
+    wider: Format = FLOAT
+    """For linears that cost too much in ``linears``."""
+    table: Format = FLOAT
+    """Of the token embeddings."""
+    target: dict[str, float] = field(default_factory=dict)
+    """Cosines that widening aims at; empty: the floor."""
     min_onnxruntime: str = "1.28"
     """Oldest onnxruntime that runs it well: tiled causal attention in float32 came with 1.28."""
 
+    @property
+    def forms(self) -> tuple[str, str]:
+        """Names of the two formats."""
+        return self.linears.name, self.wider.name
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Of a linear that is not widened, its scale included."""
+        if not self.linears.bits:
+            return {"float32": 4.0, "float16": 2.0}[self.activations]
+        return self.linears.bits / 8 + (4 / self.linears.block if self.linears.block else 0)
+
     def describe(self) -> dict[str, object]:
         """What goes into the manifest."""
-        return {"weights": self.weights, "activations": self.activations}
+        if not self.linears.bits:
+            return {"weights": self.activations, "activations": self.activations}
+        return {
+            "linears": self.linears.describe(),
+            "kept_wider": self.wider.describe(),
+            "token_embeddings": self.table.describe(),
+            "activations": f"{self.activations}, rounded to 8 bits by {'token and block' if self.linears.block else 'token'}",
+        }
 
 
 RECIPES = {
     recipe.quant.name: recipe
     for recipe in (
-        Recipe(QUANTS["fp32"], weights="float32", activations="float32", bytes_per_weight=4),
-        Recipe(QUANTS["fp16"], weights="float16", activations="float16", bytes_per_weight=2),
+        Recipe(QUANTS["fp32"], "float32"),
+        Recipe(QUANTS["fp16"], "float16"),
+        Recipe(QUANTS["int8"], "float32", INT8, wider=BLOCKS8, table=TABLE8, target={"mean": 0.995, "min": 0.99}),
+        Recipe(QUANTS["q8"], "float32", BLOCKS8, wider=FLOAT, table=TABLE8),
+        Recipe(QUANTS["q4"], "float32", BLOCKS4, wider=BLOCKS8, table=TABLE8),
+        Recipe(QUANTS["q4f16"], "float16", BLOCKS4, wider=BLOCKS8, table=TABLE8),
     )
 }
 
-DEFAULT_QUANT = "fp32"
+DEFAULT_QUANT = "int8"
 
 
 def chosen(quant: str | list[str] | tuple[str, ...]) -> list[Recipe]:

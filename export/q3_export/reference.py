@@ -4,7 +4,8 @@ Each text is run alone, without padding, so that the reference depends on nothin
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,17 @@ from tqdm import tqdm
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
 
-from q3_export.calibration import ActivationRanges
 from q3_export.checkpoint import Checkpoint
+
+
+class Observer(Protocol):
+    """Looks on."""
+
+    row: int
+
+    def watching(self, layer: Qwen3DecoderLayer) -> AbstractContextManager[None]:
+        """Entered before the rows run through ``layer``, left after."""
+        ...
 
 
 @torch.inference_mode()
@@ -22,7 +32,7 @@ def embed(
     checkpoint: Checkpoint,
     ids: Sequence[Sequence[int]],
     *,
-    ranges: ActivationRanges | None = None,
+    observers: Sequence[Observer] = (),
     device: str = "cpu",
     progress: bool = False,
 ) -> npt.NDArray[np.float32]:
@@ -33,7 +43,7 @@ def embed(
     Args:
         checkpoint: where the weights come from.
         ids: token ids of each text.
-        ranges: filled with the activations' ranges on the way.
+        observers: told the row that runs, and shown each layer while all rows run through it.
         device: where to compute, ``cpu`` or ``cuda``.
         progress: a progress bar over the layers.
     """
@@ -45,10 +55,12 @@ def embed(
     positions = [torch.arange(state.shape[1], device=device)[None] for state in states]
     layers = _layers(checkpoint, config, device)
     for layer in tqdm(layers, "PyTorch reference", total=checkpoint.layers, unit="layer", disable=not progress):
-        with ranges.watching(layer) if ranges else nullcontext():
+        with ExitStack() as watching:
+            for observer in observers:
+                watching.enter_context(observer.watching(layer))
             for row, state in enumerate(states):
-                if ranges:
-                    ranges.row = row
+                for observer in observers:
+                    observer.row = row
                 states[row] = layer(
                     state,
                     attention_mask=None,  # one text, no padding: causal by itself

@@ -7,6 +7,7 @@ reached 125,067.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from q3_export.calibration import ActivationRanges
@@ -24,9 +25,9 @@ class Rescaling:
     up_shifts: tuple[int, ...]
 
     @classmethod
-    def from_ranges(cls, ranges: ActivationRanges) -> "Rescaling":
-        """The smallest shifts that leave the margin."""
-        return cls(_shift(ranges.residual), tuple(_shift(largest) for largest in ranges.mlp))
+    def from_ranges(cls, ranges: ActivationRanges, mlp: Sequence[float] | None = None) -> "Rescaling":
+        """The smallest shifts that leave the margin. ``mlp`` replaces the ranges' own where something is folded into it."""
+        return cls(_shift(ranges.residual), tuple(_shift(largest) for largest in (mlp or ranges.mlp)))
 
     @property
     def norm_epsilon(self) -> float:

@@ -6,6 +6,7 @@ A fresh process proves what a user gets, onnxruntime without torch, and gives th
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,34 @@ from q3_runtime.fidelity import failures
 from q3_runtime.quants import QUANTS
 
 
-def prove(
-    folder: Path, quant: str, *, min_cosine: float | None = None, device: str = "cpu", progress: bool = False
-) -> dict[str, Any]:
-    """The quant's fidelity as the manifest keeps it: figures and the floor that they reach.
+@dataclass(frozen=True)
+class Judge:
+    """Measures a quant of a finished folder and says whether it is good enough.
 
-    Args:
-        folder: the finished folder.
-        quant: one of its quants.
-        min_cosine: replaces the min floor of the quant's row.
-        device: ``cpu`` or ``cuda``.
-        progress: a progress bar on standard error.
-
-    Raises:
-        FidelityError: the figures do not reach the floor.
-        Q3Error: the folder cannot be loaded.
+    ``min_cosine`` replaces the min floor of the quant's row; ``device`` is ``cpu`` or ``cuda``.
     """
-    floor = QUANTS[quant].floor
-    lowered = min_cosine is not None and min_cosine < floor["min"]
-    if min_cosine is not None:
-        floor["min"] = min_cosine
-    figures = judged(measure_in_child(folder, quant, device=device, progress=progress), quant, floor)
-    return figures | ({"floor_lowered": True} if lowered else {})
+
+    min_cosine: float | None = None
+    device: str = "cpu"
+    progress: bool = False
+
+    def floor(self, quant: str) -> dict[str, float]:
+        """The cosines below which an export fails."""
+        return QUANTS[quant].floor | ({} if self.min_cosine is None else {"min": self.min_cosine})
+
+    def measure(self, folder: Path, quant: str) -> dict[str, Any]:
+        """See :func:`measure_in_child`."""
+        return measure_in_child(folder, quant, device=self.device, progress=self.progress)
+
+    def verdict(self, result: dict[str, Any], quant: str) -> dict[str, Any]:
+        """The fidelity as the manifest keeps it: figures and the floor that they reach.
+
+        Raises:
+            FidelityError: they do not reach it.
+        """
+        floor = self.floor(quant)
+        lowered = floor["min"] < QUANTS[quant].min_floor
+        return judged(result, quant, floor) | ({"floor_lowered": True} if lowered else {})
 
 
 def measure_in_child(folder: Path, quant: str, *, device: str = "cpu", progress: bool = False) -> dict[str, Any]:

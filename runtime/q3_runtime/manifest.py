@@ -18,6 +18,8 @@ from q3_runtime.quants import QUANTS
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "q3.json"
 MAX_MANIFEST_BYTES = 1 << 20
+INT8_PRODUCTS = "float32, rounded to 8 bits by token"
+"""What the recipe of such a quant says of its activations."""
 NUMBERS = re.compile(r"\[\n[-+.,\deE\s]*\]")
 """A list of numbers in indented JSON, where it spans lines; no string does."""
 
@@ -51,6 +53,11 @@ class QuantEntry:
     def has_tiled_attention(self) -> bool:
         """On a CPU: onnxruntime tiles attention in float32, and holds all scores at once in float16."""
         return self.recipe.get("activations") != "float16"
+
+    @property
+    def has_int8_products(self) -> bool:
+        """Whether its linears multiply 8-bit numbers with one scale per token, which old CPUs may get wrong."""
+        return self.recipe.get("activations") == INT8_PRODUCTS
 
     @property
     def total_bytes(self) -> int:

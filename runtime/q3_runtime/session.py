@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from q3_runtime.errors import ProviderError, UsageError
 from q3_runtime.manifest import QuantEntry
 from q3_runtime.quants import CPU_ORDER, CUDA_ORDER
+from q3_runtime.saturation import precise_entry
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -79,6 +80,9 @@ def open_session(folder: Path, entry: QuantEntry, provider: str, threads: int | 
     options.log_severity_level = 4  # what fails is raised, and must not be on standard error beside our one line
     if provider != PROVIDERS["cpu"]:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    elif entry.has_int8_products:
+        for name, value in precise_entry(ort).items():
+            options.add_session_config_entry(name, value)
     unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
     try:
         session = ort.InferenceSession(folder / entry.onnx_file, options, providers=[provider])

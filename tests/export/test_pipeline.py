@@ -111,7 +111,7 @@ def test_the_card_states_the_measured_fidelity_and_its_python_runs(folder: Path)
 
 
 def test_the_same_inputs_give_the_same_bytes(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    again = export_model(checkpoint, out=tmp_path / "again", no_verify=True)
+    again = export_model(checkpoint, quant="fp32", out=tmp_path / "again", no_verify=True)
     for name in ("onnx/model.onnx", "onnx/model.onnx_data", "golden.json", "golden.safetensors"):
         assert sha(again / name) == sha(folder / name)
     assert Manifest.read(again).quants["fp32"].fidelity is None
@@ -119,9 +119,9 @@ def test_the_same_inputs_give_the_same_bytes(folder: Path, checkpoint: Path, tmp
 
 
 def test_sharded_untied_and_prefixed_checkpoints_give_the_same_graph(tmp_path: Path, few: Path) -> None:
-    plain = export_model(write_checkpoint(tmp_path / "a"), out=tmp_path / "a-onnx", probes=few, no_verify=True)
+    plain = export_model(write_checkpoint(tmp_path / "a"), quant="fp32", out=tmp_path / "a-onnx", probes=few, no_verify=True)
     stored = write_checkpoint(tmp_path / "b", shards=3, tied=False, prefix="model.")
-    other = export_model(stored, out=tmp_path / "b-onnx", probes=few, no_verify=True)
+    other = export_model(stored, quant="fp32", out=tmp_path / "b-onnx", probes=few, no_verify=True)
     for name in ("onnx/model.onnx", "onnx/model.onnx_data", "golden.safetensors"):
         assert sha(plain / name) == sha(other / name)
 
@@ -130,13 +130,13 @@ def test_a_floor_that_is_missed_exits_4_names_the_worst_probes_and_leaves_nothin
     checkpoint: Path, few: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(FidelityError, match=r"fp32: min cosine .* is below 1.5; worst: probe \d") as caught:
-        export_model(checkpoint, out=tmp_path / "out", probes=few, min_cosine=1.5)
+        export_model(checkpoint, quant="fp32", out=tmp_path / "out", probes=few, min_cosine=1.5)
     assert caught.value.exit_code == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.jsonl"]
 
 
 def test_a_lowered_floor_is_written_into_manifest_and_card(checkpoint: Path, few: Path, tmp_path: Path) -> None:
-    out = export_model(checkpoint, out=tmp_path / "out", probes=few, min_cosine=0.9)
+    out = export_model(checkpoint, quant="fp32", out=tmp_path / "out", probes=few, min_cosine=0.9)
     fidelity = Manifest.read(out).quants["fp32"].fidelity
     assert fidelity["floor"] == {"min": 0.9}
     assert fidelity["floor_lowered"] is True
@@ -194,7 +194,7 @@ def test_wrong_arguments_are_refused_before_work(
 )
 def test_a_model_that_is_not_there_says_what_to_give(tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        export_model(model, out=tmp_path / "out")
+        export_model(model, quant="fp32", out=tmp_path / "out")
 
 
 def test_a_reranker_is_refused_before_anything_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_probes_of_the_wrong_form_are_refused(checkpoint: Path, tmp_path: Path) 
     ):
         path.write_text(line + "\nother\n")
         with pytest.raises(InputError, match=message):
-            export_model(checkpoint, out=tmp_path / "out", probes=path)
+            export_model(checkpoint, quant="fp32", out=tmp_path / "out", probes=path)
 
 
 def test_verification_in_its_own_process_reports_a_folder_that_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from q3_runtime.quants import QUANTS
 @pytest.fixture
 def second_quant(monkeypatch: pytest.MonkeyPatch) -> str:
     """A second row of the table: the same weights under another name."""
-    monkeypatch.setitem(RECIPES, "fp16", Recipe(QUANTS["fp16"], weights="float32", activations="float32", bytes_per_weight=4))
+    monkeypatch.setitem(RECIPES, "fp16", Recipe(QUANTS["fp16"], activations="float32"))
     return "fp16"
 
 
@@ -109,13 +109,13 @@ def test_a_folder_that_is_not_ours_is_never_touched(checkpoint: Path, tmp_path: 
     (target / "thesis.txt").write_text("years of work")
     for force in (False, True):
         with pytest.raises(ModelError, match="a folder with other content"):
-            export_model(checkpoint, out=target, force=force)
+            export_model(checkpoint, quant="fp32", out=target, force=force)
     assert content(target) == {"thesis.txt": (13, b"years of work")}
 
 
 def test_an_empty_folder_is_a_fine_target(checkpoint: Path, few: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    complete(export_model(checkpoint, out=tmp_path / "empty", probes=few, no_verify=True))
+    complete(export_model(checkpoint, quant="fp32", out=tmp_path / "empty", probes=few, no_verify=True))
 
 
 def test_places_that_cannot_be_written_are_named_before_work(checkpoint: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_places_that_cannot_be_written_are_named_before_work(checkpoint: Path, t
     for out, error, message in cases:
         started = time.monotonic()
         with pytest.raises(error, match=message) as caught:
-            export_model(checkpoint, out=out)
+            export_model(checkpoint, quant="fp32", out=out)
         assert caught.value.exit_code == (5 if error is StorageError else 3)  # type: ignore[attr-defined]
         assert time.monotonic() - started < 5
 
@@ -155,7 +155,7 @@ def test_a_full_disk_ends_in_exit_code_5_and_leaves_nothing(checkpoint: Path, tm
 def test_too_little_disk_is_said_with_both_numbers_before_work(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1_000_000))
     with pytest.raises(StorageError, match=r"0.0 GB free, the export needs 0.1 GB"):
-        export_model(checkpoint, out=tmp_path / "out")
+        export_model(checkpoint, quant="fp32", out=tmp_path / "out")
 
 
 def test_a_second_export_to_the_same_target_is_told_who_is_there(target: Path) -> None:
@@ -200,7 +200,7 @@ def both(checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathFactor
     """The folder with a second quant added."""
     target = shutil.copytree(folder, tmp_path_factory.mktemp("both") / "tiny-onnx")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES, "fp16", Recipe(QUANTS["fp16"], weights="float32", activations="float32", bytes_per_weight=4))
+        patch.setitem(RECIPES, "fp16", Recipe(QUANTS["fp16"], activations="float32"))
         return export_model(checkpoint, quant="fp16", out=target)
 
 
@@ -247,7 +247,8 @@ def _back_to_old(target: Path, both: Path) -> None:
 
 def test_killed_at_any_time_a_real_export_leaves_the_target_absent(checkpoint: Path, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--out", str(out), "--probes", str(few)]
+    command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--out", str(out)]
+    command += ["--probes", str(few), "--quant", "fp32"]
     moment = random.Random(0)
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -256,7 +257,7 @@ def test_killed_at_any_time_a_real_export_leaves_the_target_absent(checkpoint: P
         process.wait()
         assert not out.exists() or complete(out)
         shutil.rmtree(out, ignore_errors=True)
-    complete(export_model(checkpoint, out=out, probes=few, no_verify=True))
+    complete(export_model(checkpoint, quant="fp32", out=out, probes=few, no_verify=True))
     assert leftovers(out) == []
 
 
@@ -278,7 +279,8 @@ def test_an_interrupt_while_the_private_folder_is_made_takes_it_away(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_cleans_up_within_five_seconds(checkpoint: Path, few: Path, tmp_path: Path, number: int, code: int) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--out", str(out), "--probes", str(few)]
+    command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--out", str(out)]
+    command += ["--probes", str(few), "--quant", "fp32"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not leftovers(out):  # work has begun
         assert process.poll() is None

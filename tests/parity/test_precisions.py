@@ -24,7 +24,7 @@ MIN_COSINE = 0.999
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint of 256 dimensions, exported."""
     home = tmp_path_factory.mktemp("wide")
-    return export_model(write_checkpoint(home / "Wide-Embedding", MINI), out=home / "wide-onnx", no_verify=True)
+    return export_model(write_checkpoint(home / "Wide-Embedding", MINI), quant="fp32", out=home / "wide-onnx", no_verify=True)
 
 
 @pytest.fixture(params=["folder", "wide"])

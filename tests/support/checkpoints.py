@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 ROOT = Path(__file__).parents[2]
 PAD = "<|endoftext|>"
 SPECIALS = (PAD, "<|im_start|>", "<|im_end|>")
+QUERY_PROMPT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 PLAIN_ADDED = ("<think>", "</think>")
 QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -89,21 +90,22 @@ def write_checkpoint(
         "bos_token_id": pad_id, "eos_token_id": pad_id, "torch_dtype": str(dtype).removeprefix("torch."),
     }  # fmt: skip
     _write_json(folder / "config.json", config)
-    _write_side_files(folder, shape.hidden)
+    write_side_files(folder, shape.hidden)
     _write_weights(folder, list(_tensors(shape, vocab, tied, prefix, embedding_std)), shards, dtype, seed)
     return folder
 
 
-def train_tokenizer(folder: Path, vocab_size: int = 4000) -> None:
-    """A byte-level BPE with Qwen's normalizer, pre-tokenizer and post-processor, trained on the project's own texts."""
+def train_tokenizer(folder: Path, vocab_size: int = 4000, texts: Iterable[str] | None = None) -> None:
+    """A byte-level BPE with Qwen's normalizer, pre-tokenizer and post-processor, trained on ``texts`` or the probes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    probes = (ROOT / "export/q3_export/data/probes.jsonl").read_text("utf-8").split("\n")
-    texts = [json.loads(line)["text"] for line in probes if line]
+    if texts is None:
+        probes = (ROOT / "export/q3_export/data/probes.jsonl").read_text("utf-8").split("\n")
+        texts = [json.loads(line)["text"] for line in probes if line]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
@@ -123,7 +125,8 @@ def train_tokenizer(folder: Path, vocab_size: int = 4000) -> None:
     )
 
 
-def _write_side_files(folder: Path, hidden: int) -> None:
+def write_side_files(folder: Path, hidden: int) -> None:
+    """modules.json, 1_Pooling and config_sentence_transformers.json as the published embedding models have them."""
     kinds = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
@@ -134,6 +137,11 @@ def _write_side_files(folder: Path, hidden: int) -> None:
     modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
     pooling: dict[str, Any] = {"word_embedding_dimension": hidden} | {f"pooling_mode_{mode}": False for mode in modes}
     _write_json(folder / "1_Pooling/config.json", pooling | {"pooling_mode_lasttoken": True, "include_prompt": True})
+    prompts = {"query": QUERY_PROMPT, "document": ""}
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"},
+    )
 
 
 def _tensors(shape: Shape, vocab: int, tied: bool, prefix: str, std: float) -> Iterator[tuple[str, tuple[int, ...], float]]:

@@ -3,6 +3,7 @@
 No pass looks at a weight: initializers have names and shapes here, and get their data from :mod:`q3_export.binding`.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -13,25 +14,40 @@ from q3_export.passes.constant_reshapes import constant_reshapes
 from q3_export.passes.half_precision import half_precision
 from q3_export.passes.last_layer_one_token import last_layer_one_token
 from q3_export.passes.last_token_pooling import last_token_pooling
+from q3_export.passes.quantized_linears import quantized_linears
+from q3_export.passes.quantized_table import quantized_table
 from q3_export.passes.released_caches import released_caches
 from q3_export.passes.skip_norms import skip_norms
 from q3_export.passes.transposed_weights import transposed_weights
+from q3_export.quantize.formats import FLOAT, Format
 
 if TYPE_CHECKING:
     from q3_export.rescaling import Rescaling
 
 
-def for_embedding(model: ir.Model, *, pooled_only: bool = False, rescaling: "Rescaling | None" = None) -> ir.Model:
+def for_embedding(
+    model: ir.Model,
+    *,
+    pooled_only: bool = False,
+    rescaling: "Rescaling | None" = None,
+    format_of: Callable[[str], Format] = lambda _: FLOAT,
+    table: Format = FLOAT,
+) -> ir.Model:
     """The traced hidden states → the embedding graph of the folder's contract.
 
-    ``pooled_only`` drops the output ``last_hidden_state`` and lets the last layer compute one token a text.
-    ``rescaling`` makes it a float16 graph; the weights bound to it must be rescaled likewise.
+    Args:
+        model: as :func:`q3_export.tracing.trace` gives it.
+        pooled_only: drop the output ``last_hidden_state`` and let the last layer compute one token a text.
+        rescaling: makes it a float16 graph; the weights bound to it must be rescaled likewise.
+        format_of: the name of a linear's weight → how it is stored.
+        table: how the token embeddings are stored.
     """
     for each in (constant_reshapes, clean, constant_reshapes, transposed_weights):
         model = each(model)
     model = skip_norms(model) if rescaling is None else half_precision(model, rescaling.norm_epsilon)
     if pooled_only:
         model = last_layer_one_token(model)
+    model = quantized_table(quantized_linears(model, format_of), table)
     for each in (released_caches, last_token_pooling, canonical_padding, finish):
         model = each(model)
     return model

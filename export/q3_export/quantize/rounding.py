@@ -1,0 +1,86 @@
+"""Float weights → whole numbers and scales, and what that costs.
+
+A weight is [N, K], out and in, as a checkpoint keeps it. Quantized it is whole numbers in [−2ᵇ⁻¹, 2ᵇ⁻¹) and float32 scales
+[N, K / block]; weight ≈ number · scale. Activations are quantized symmetrically to 8 bits over the same stretch of a token
+as one scale of the weight covers, as onnxruntime's kernels do at run time.
+"""
+
+import torch
+
+from q3_export.quantize.formats import Format
+
+SCALE_STEPS = tuple(0.70 + 0.05 * step for step in range(8))
+"""Scales that are tried for a 4-bit block, as shares of the one that represents its largest value."""
+
+
+def quantized(weight: torch.Tensor, form: Format, importance: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole numbers [N, K', block] int8 and scales [N, K'] float32, K' = ⌈K / block⌉ stretches with one scale each.
+
+    8 bits are rounded to nearest. 4 bits take, block by block, the scale with the least squared error, every column weighted
+    by ``importance``; the winner is then fitted to its numbers by least squares.
+
+    Args:
+        weight: [N, K] float32. A last block that is not full is filled with zeros.
+        form: a row with bits.
+        importance: [K], mean square of each input channel; None: all alike.
+    """
+    blocks = _blocks(weight, form.block)
+    if form.bits == 8:
+        scales = _largest(blocks) / 127
+        return (blocks / scales).round_().to(torch.int8), scales.squeeze(-1)
+    lowest, highest = -(1 << form.bits - 1), (1 << form.bits - 1) - 1
+    weights = torch.ones_like(blocks[:1]) if importance is None else _blocks(importance[None], form.block)
+    peak = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+    peak = torch.where(peak == 0, torch.full_like(peak, -1e-12), peak)
+    best, scales = torch.full_like(peak, torch.inf), torch.ones_like(peak)
+    for step in SCALE_STEPS:
+        for end in (lowest, highest):  # the largest value may sit at either end of the uneven range
+            tried = peak / end * step
+            numbers = (blocks / tried).round_().clamp_(lowest, highest)
+            fitted = (weights * blocks * numbers).sum(-1, keepdim=True) / (weights * numbers * numbers).sum(
+                -1, keepdim=True
+            ).clamp_min(1e-30)
+            error = (weights * (blocks - fitted * numbers).square_()).sum(-1, keepdim=True)
+            better = (error < best) & (fitted != 0)
+            best, scales = torch.where(better, error, best), torch.where(better, fitted, scales)
+    return (blocks / scales).round_().clamp_(lowest, highest).to(torch.int8), scales.squeeze(-1)
+
+
+def restored(numbers: torch.Tensor, scales: torch.Tensor, columns: int) -> torch.Tensor:
+    """The weight that a kernel computes with, [N, columns] float32."""
+    return (numbers * scales[..., None]).flatten(1)[:, :columns]
+
+
+def packed(numbers: torch.Tensor, form: Format) -> torch.Tensor:
+    """[N, K', block] as uint8 around its middle, [N, K', block · bits / 8]; the first of two 4-bit numbers is low."""
+    raised = (numbers.to(torch.int16) + (1 << form.bits - 1)).to(torch.uint8)
+    return raised if form.bits == 8 else raised[..., ::2] | raised[..., 1::2] << 4
+
+
+def as_computed(activations: torch.Tensor, form: Format) -> torch.Tensor:
+    """Activations [M, K] after the rounding that the kernel of this format applies to them."""
+    if not form.bits:
+        return activations
+    blocks = _blocks(activations, form.block)
+    scales = _largest(blocks) / 127
+    return ((blocks / scales).round_() * scales).flatten(1)[:, : activations.shape[1]]
+
+
+def error(activations: torch.Tensor, weight: torch.Tensor, form: Format, importance: torch.Tensor) -> float:
+    """Mean over tokens of ‖error‖² / ‖output‖²: relative to each token, or one massive token would hide all others."""
+    exact = activations @ weight.T
+    rounded = weight if not form.bits else restored(*quantized(weight, form, importance), weight.shape[1])
+    difference = as_computed(activations, form) @ rounded.T - exact
+    return float((difference.square().sum(-1) / exact.square().sum(-1).clamp_min(1e-30)).mean())
+
+
+def _blocks(values: torch.Tensor, block: int) -> torch.Tensor:
+    """[N, K] → [N, K', block], zeros behind the last; a block of 0 is the whole row."""
+    columns = values.shape[1]
+    block = block or columns
+    filled = torch.nn.functional.pad(values, (0, -columns % block))
+    return filled.reshape(values.shape[0], -1, block)
+
+
+def _largest(blocks: torch.Tensor) -> torch.Tensor:
+    return blocks.abs().amax(-1, keepdim=True).clamp_min(1e-12)

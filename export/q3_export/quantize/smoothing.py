@@ -1,0 +1,89 @@
+"""Scales that move from activations into weights, where the graph computes the same without knowing of it.
+
+    x / s  behind an RMSNorm whose γ is divided by s, W · s in the linears that read it    (q, k, v; gate, up)
+    h / t  behind an up_proj whose rows are divided by t, W · t in down_proj               (h = silu(gate) · up)
+
+gate → down is not linear (SiLU), q and k are normalized per head again: nothing can be folded there. SmoothQuant
+(arXiv 2211.10438) gives s = max|x|^α / max|W|^(1−α). Here α is looked for, pair by pair, among a few, 0 folding included,
+as AWQ (arXiv 2306.00978) does: what counts is the error of the linears behind it, which are quantized for it. So a layer
+whose few massive units would ruin down_proj's weights is left alone without a list of such layers.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from q3_export.quantize.formats import Format
+from q3_export.quantize.rounding import error
+
+ALPHAS = (0.3, 0.5, 0.7)
+MAX_SCALE = 256.0
+"""Of a channel, against the mean of all."""
+MIN_GAIN = 0.05
+"""Share of the error that folding must save to be done at all."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where scales leave, and the linears (one input, read by all) where they arrive."""
+
+    giver: str
+    """A norm's weight [K], or up_proj's [K, in], whose outputs are divided."""
+    takers: tuple[str, ...]
+
+
+PAIRS = (
+    Pair("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    Pair("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    Pair("mlp.up_proj", ("mlp.down_proj",)),
+)
+ALONE = "self_attn.o_proj"
+"""The one linear whose input nothing is folded into."""
+
+
+@dataclass
+class Smoothing:
+    """Factors by tensor name, ``layers.0.mlp.up_proj.weight`` for one, and the α of every folded pair."""
+
+    rows: dict[str, torch.Tensor] = field(default_factory=dict)
+    columns: dict[str, torch.Tensor] = field(default_factory=dict)
+    alphas: dict[str, float] = field(default_factory=dict)
+
+    def apply(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor with what is folded into it, float32; [K] for a norm, [N, K] for a linear."""
+        rows, columns = self.rows.get(name), self.columns.get(name)
+        if rows is not None:
+            tensor = tensor.float() * (rows if tensor.ndim == 1 else rows[:, None])
+        return tensor if columns is None else tensor.float() * columns
+
+    def fold(self, layer: int, pair: Pair, scales: torch.Tensor, alpha: float) -> None:
+        """Note s of one pair."""
+        prefix = f"layers.{layer}."
+        self.rows[f"{prefix}{pair.giver}.weight"] = 1 / scales
+        for taker in pair.takers:
+            self.columns[f"{prefix}{taker}.weight"] = scales
+        self.alphas[prefix + pair.giver] = alpha
+
+
+def best_scales(
+    inputs: torch.Tensor, largest: torch.Tensor, weights: list[torch.Tensor], form: Format, importance: torch.Tensor
+) -> tuple[float, torch.Tensor, list[float]]:
+    """α, s [K] and the error of each linear under them; α 0 and ones where folding does not pay.
+
+    Args:
+        inputs: [M, K], a sample of the linears' input.
+        largest: [K], the largest |x| of each channel, every token divided by its rms.
+        weights: the linears, [N, K] each.
+        form: how they will be stored.
+        importance: [K], mean square of each input channel.
+    """
+    columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp_min(1e-8)
+    ones = torch.ones_like(largest)
+    best = (0.0, ones, [error(inputs, weight, form, importance) for weight in weights])
+    for alpha in ALPHAS:
+        scales = largest.clamp_min(1e-5) ** alpha / columns ** (1 - alpha)
+        scales = (scales / scales.log().mean().exp()).clamp(1 / MAX_SCALE, MAX_SCALE)
+        errors = [error(inputs / scales, weight * scales, form, importance / scales**2) for weight in weights]
+        if sum(errors) < sum(best[2]) * (1 - MIN_GAIN):
+            best = (alpha, scales, errors)
+    return best
