@@ -1,0 +1,57 @@
+"""Exported folders whose fp32 graph onnxruntime's own quantizers have changed: what ours are compared with."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+from onnxruntime.quantization import QuantType, matmul_nbits_quantizer, quantize_dynamic
+from tests.support.fake_quantization import BLOCK, Figures
+
+from q3_runtime import Embedder
+from q3_runtime.fidelity import measure
+from q3_runtime.golden import Golden
+
+GRAPH = "onnx/model.onnx"
+Quantizer = Callable[[Path, Path], object]
+
+
+def dynamic(source: Path, target: Path) -> None:
+    """quantize_dynamic with its defaults: int8 weights, activations with one scale per tensor."""
+    quantize_dynamic(
+        source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, use_external_data_format=True
+    )
+
+
+def blocks(bits: int) -> Quantizer:
+    """MatMulNBits with symmetric blocks, rounded to nearest, and int8 activations."""
+
+    def quantize(source: Path, target: Path) -> None:
+        config = matmul_nbits_quantizer.DefaultWeightOnlyQuantConfig(
+            block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=bits, op_types_to_quantize=("MatMul",)
+        )
+        quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(target), use_external_data_format=True)
+
+    return quantize
+
+
+def requantize(folder: Path, target: Path, quantizer: Quantizer) -> Path:
+    """A copy of an exported folder that runs another graph in the place of its fp32; its hashes are no longer true."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.onnx*"))
+    (target / GRAPH).parent.mkdir(exist_ok=True)
+    logging.disable(logging.WARNING)  # both speak of every node, through the root logger
+    try:
+        quantizer(folder / GRAPH, target / GRAPH)
+    finally:
+        logging.disable(logging.NOTSET)
+    return target
+
+
+def figures(folder: Path) -> Figures:
+    """Cosines of the folder's vectors, as the runtime makes them, to the golden ones."""
+    with Embedder(folder, quant="fp32", self_check=False, check_hashes=False) as model:
+        found = measure(model, Golden.read(folder)).figures
+    return Figures(found["mean"], found["min"])
