@@ -4,8 +4,12 @@ import os
 import signal
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from q3_runtime import Embedder
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("Q3_SHARED", ROOT.parent / "shared")).resolve()
@@ -68,3 +72,28 @@ def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from q3_export import export_model
 
     return export_model(checkpoint, quant="fp32", out=tmp_path_factory.mktemp("exports") / "tiny-onnx")
+
+
+@pytest.fixture(scope="session")
+def mini_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """models/mini, exported as fp32, int8, q8 and q4: for whatever needs texts to mean something."""
+    from q3_export import export_model
+
+    return export_model("mini", quant="fp32,int8,q8,q4", out=tmp_path_factory.mktemp("exports") / "mini-onnx")
+
+
+@pytest.fixture(scope="session")
+def mini(mini_folder: Path) -> "Embedder":
+    """Its fp32."""
+    from q3_runtime import Embedder
+
+    return Embedder(mini_folder, quant="fp32")
+
+
+@pytest.fixture(scope="session")
+def shared_text(request: pytest.FixtureRequest) -> Path:
+    """The shared data with its labelled texts; a full proof fails without it, another test is skipped."""
+    if not (SHARED / "text").is_dir():
+        message = f"{SHARED / 'text'} is not there; set Q3_SHARED"
+        pytest.fail(message) if request.config.getoption("--full") else pytest.skip(message)
+    return SHARED

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from q3_export.quantize.formats import BLOCKS4, BLOCKS8, FLOAT, INT8, TABLE8, Format
 from q3_runtime.errors import UsageError
+from q3_runtime.manifest import INT8_PRODUCTS
 from q3_runtime.quants import QUANTS, Quant
 
 
@@ -44,7 +45,7 @@ class Recipe:
             "linears": self.linears.describe(),
             "kept_wider": self.wider.describe(),
             "token_embeddings": self.table.describe(),
-            "activations": f"{self.activations}, rounded to 8 bits by {'token and block' if self.linears.block else 'token'}",
+            "activations": f"{self.activations}, rounded to 8 bits by token and block" if self.linears.block else INT8_PRODUCTS,
         }
 
 

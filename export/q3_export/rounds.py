@@ -83,7 +83,8 @@ def make_quant(maker: Maker, manifest: Manifest, judge: Judge | None, say: Calla
         result = judge.measure(maker.folder, name)
         if plan is None:
             break
-        target = judge.floor(name) | maker.recipe.target
+        floor, aim = judge.floor(name), maker.recipe.target
+        target = {key: max(floor.get(key, 0.0), aim.get(key, 0.0)) for key in floor | aim}
         path.append({"kept_wider": len(kept), "mean": result["mean"], "min": result["min"]})
         say(f"{name}: mean {result['mean']:.6f}, min {result['min']:.6f} with {len(kept)} of {len(plan.narrow)} linears wider")
         if reached(result, target) or len(path) > ROUNDS or len(kept) == len(plan.narrow):

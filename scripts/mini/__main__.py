@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import torch
-from mini.student import HIDDEN, entries, make_student, make_tokenizer, write_config
+from mini.student import HIDDEN, entries, make_student, make_tokenizer, spread_values, write_config
 from mini.teacher import principal_axes, teach
 from mini.texts import Sample, samples
-from mini.training import train
+from mini.training import STAGES, train
 from safetensors.torch import load_file, save_file
 from tests.support.checkpoints import write_side_files
 
@@ -25,7 +25,10 @@ def main(work: Path, folder: Path) -> None:
     print(f"{len(texts):,} texts, {sum(map(len, texts)) / 1e6:.1f} M characters", file=sys.stderr)
     tokenizer = make_tokenizer(work / "model", texts)
     goals, pieces = _taught(found, entries(tokenizer), work)
-    model = train(make_student(tokenizer, pieces), tokenizer, texts, goals, seed=SEED, keep=work)
+    model = make_student(tokenizer, pieces)
+    for number, stage in enumerate(STAGES):
+        model = train(model, tokenizer, texts, goals, stage, seed=SEED + number, keep=work)
+    spread_values(model, SEED)
     weights = {name: value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, work / "model/model.safetensors", metadata={"format": "pt"})
     write_config(work / "model", model)

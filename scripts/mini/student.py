@@ -74,3 +74,25 @@ def write_config(folder: Path, model: Qwen3Model) -> None:
     config |= {"rope_theta": 1_000_000, "rope_scaling": None, "torch_dtype": "bfloat16"}
     config |= {"sliding_window": None, "use_sliding_window": False, "use_cache": True}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def spread_values(model: Qwen3Model, seed: int) -> Qwen3Model:
+    """Rotate every value head, and the columns that read it back; the model computes what it did.
+
+    The averages that the first two layers begin as are single large weights among small ones, which is hard on whoever
+    rounds them; trained models have no such weights there.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = model.config.head_dim
+    groups = model.config.num_attention_heads // model.config.num_key_value_heads
+    for layer in model.layers:
+        values, output = layer.self_attn.v_proj.weight, layer.self_attn.o_proj.weight
+        for head in range(model.config.num_key_value_heads):
+            rotation = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
+            rows = slice(head * size, (head + 1) * size)
+            values[rows] = rotation @ values[rows]
+            for reader in range(head * groups, (head + 1) * groups):
+                columns = slice(reader * size, (reader + 1) * size)
+                output[:, columns] = output[:, columns] @ rotation.T
+    return model

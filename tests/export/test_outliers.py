@@ -44,7 +44,7 @@ def outliers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def exported(outliers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_model(outliers, out=tmp_path_factory.mktemp("exported") / "outliers-onnx")
+    return export_model(outliers, quant="fp32", out=tmp_path_factory.mktemp("exported") / "outliers-onnx")
 
 
 def by_onnxruntime(exported: Path, home: Path) -> dict[str, Figures]:

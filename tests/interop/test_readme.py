@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from tests.conftest import ROOT
 
+from q3_runtime import Embedder
+
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
 ELSEWHERE = ("scripts/demo", "pip install", "q3-export --model 0.6B")
 """test_demo.py and test_fresh_environment.py run these; the last needs a network, see tests/export/test_hub.py."""
 
 
 @pytest.fixture(scope="module")
-def newcomer(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint and some notes; its commands are those of this environment."""
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, mini under the name of another, and some notes."""
     home = tmp_path_factory.mktemp("newcomer")
-    shutil.copytree(checkpoint, home / "Qwen3-Embedding-0.6B")
+    shutil.copytree(ROOT / "models/mini", home / "Qwen3-Embedding-0.6B")
     shutil.copy(ROOT / "examples/notes.txt", home / "notes.txt")
     return home
 
@@ -29,22 +31,27 @@ def test_every_block_of_the_readme_runs_in_order(newcomer: Path) -> None:
     ran = 0
     for language, block in BLOCKS:
         if language == "python":
-            code = re.sub(
-                r"dim=64|:64\]", lambda found: found.group().replace("64", "32"), block
-            )  # the tiny model has 64 in all
-            steps = [[sys.executable, "-c", code]]
+            steps = [[sys.executable, "-c", block]]
         else:
-            lines = [line.replace("--dim 256", "--dim 64") for line in block.splitlines()]
-            steps = [["sh", "-c", line] for line in lines if line and not line.startswith(ELSEWHERE)]
+            steps = [["sh", "-c", line] for line in block.splitlines() if line and not line.startswith(ELSEWHERE)]
         for step in steps:
             result = subprocess.run(
                 step, cwd=newcomer, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
             )
             assert result.returncode == 0, f"{step[-1]}\n{result.stderr}"
             ran += 1
-    assert ran == 9
+    assert ran == 10
     assert (newcomer / "vectors.npy").exists()
     assert (newcomer / "qwen3-embedding-0.6b-onnx/q3.json").exists()
+
+
+def test_the_answers_of_the_readme_are_those_that_a_search_finds(mini_folder: Path) -> None:
+    answers = re.findall(r"^\| ([^|]+\?) \| ([^|]+) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert len(answers) == 3
+    notes = (ROOT / "examples/notes.txt").read_text("utf-8").splitlines()
+    with Embedder(mini_folder, quant="int8") as model:
+        scores = model.similarity(model.encode_query([query for query, _ in answers]), model.encode_document(notes))
+    assert [notes[row] for row in scores.argmax(axis=1)] == [answer for _, answer in answers]
 
 
 def test_the_files_that_the_documents_name_are_there() -> None:

@@ -1,14 +1,8 @@
-"""Builds Qwen3 checkpoints of any shape in the layout of the published ones, seeded, shard by shard.
-
-As a program it writes the stand-in for ``mini`` that scripts/demo exports until a trained one is in the repository:
-
-    python -m tests.support.checkpoints FOLDER
-"""
+"""Builds Qwen3 checkpoints of any shape in the layout of the published ones, seeded, shard by shard."""
 
 import json
 import math
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +191,3 @@ def _write_weights(
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write_checkpoint(Path(sys.argv[1]), MINI)

