@@ -71,7 +71,8 @@ def write_config(folder: Path, model: Qwen3Model) -> None:
     )  # fmt: skip
     known = model.config.to_dict()
     config = {"architectures": ["Qwen3ForCausalLM"]} | {key: known[key] for key in keys}
-    config |= {"rope_theta": 1_000_000, "rope_scaling": None, "torch_dtype": "bfloat16"}
+    config |= {"rope_theta": 1_000_000, "rope_scaling": None}
+    config["torch_dtype"] = "float32"  # to compute in; the weights are stored in bfloat16, which CPUs are slow with
     config |= {"sliding_window": None, "use_sliding_window": False, "use_cache": True}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

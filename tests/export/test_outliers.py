@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support import fake_quantization, onnxruntime_quantizers
-from tests.support.checkpoints import MINI, ROOT, write_checkpoint
+from tests.support.checkpoints import FULL_06B, MINI, write_checkpoint
 from tests.support.fake_quantization import Figures, Measured
-from tests.support.outliers import is_evidence, make_outliers, quietest_channel, raise_outliers, roughen
+from tests.support.outliers import is_evidence, make_outliers, quietest_channel, roughen
 from tests.support.spikes import OF_06B
 from tests.support.stored_weights import StoredWeights
 from tests.support.triggers import choose_triggers
@@ -22,8 +22,6 @@ from q3_export.probes import read_probes
 from q3_runtime.golden import Golden
 from q3_runtime.manifest import Manifest
 
-TRAINED = ROOT / "models/mini"
-
 
 @pytest.fixture(scope="session")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,15 +29,10 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("healthy") / "Healthy-Embedding", MINI, embedding_std=0.5)
 
 
-@pytest.fixture(scope="session", params=["random", "mini"])
-def outliers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("outliers") / "Outlier-Embedding"
-    if request.param == "random":
-        return make_outliers(request.getfixturevalue("healthy"), target)
-    if not (TRAINED / "model.safetensors").exists():
-        pytest.skip(f"{TRAINED} is not there")
-    raise_outliers(TRAINED, target)
-    return target
+@pytest.fixture(scope="session")
+def outliers(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mini with outliers is in tests/parity/test_quants.py."""
+    return make_outliers(healthy, tmp_path_factory.mktemp("outliers") / "Outlier-Embedding")
 
 
 @pytest.fixture(scope="session")
@@ -128,3 +121,16 @@ def test_the_spike_takes_the_channels_that_are_used_least(healthy: Path) -> None
     for name in weights.named("o_proj.weight", "down_proj.weight"):
         weights[name][[40, 41]] *= 0.5
     assert quietest_channel(weights) == 40
+
+
+@pytest.mark.full("quant")
+def test_at_the_full_shape_quantize_dynamic_fails_and_8_bit_blocks_do_not(real_tokenizer: Path, tmp_path: Path) -> None:
+    """On short probes: a pass over all of them takes minutes for each of the graphs."""
+    source = write_checkpoint(tmp_path / "Embedding-0.6B", FULL_06B, tokenizer=real_tokenizer, shards=2, embedding_std=1.5)
+    target = make_outliers(source, tmp_path / "Outlier-0.6B", gamma=4)
+    probes = [probe for probe in read_probes(None, open_checkpoint(source)) if 4 <= len(probe.ids) <= 64][::4]
+    lines = [json.dumps(vars(probe)) for probe in probes]
+    (tmp_path / "probes.jsonl").write_text("\n".join(lines), "utf-8")
+    exported = export_model(target, quant="fp32", out=tmp_path / "out", probes=tmp_path / "probes.jsonl")
+    found = by_onnxruntime(exported, tmp_path)
+    assert is_evidence(found["quantize_dynamic"], found["8-bit blocks"])

@@ -14,18 +14,16 @@ from q3_runtime.manifest import Manifest
 
 POISON = """
 import sys
-import q3_export.binding as binding
-rounded = binding.quantized
-def poisoned(weight, form, importance=None):
-    numbers, scales = rounded(weight, form, importance)
-    if weight.shape == (128, 256) and float(weight[0, 0]) == FIRST:
-        numbers = numbers.flip(0)
-    return numbers, scales
-binding.quantized = poisoned
+from q3_export.binding import Changes
 from q3_export.cli import main
+right = Changes.apply
+def poisoned(self, name, tensor):
+    tensor = right(self, name, tensor)
+    return tensor.flip(0) if name == "layers.2.self_attn.v_proj.weight" else tensor
+Changes.apply = poisoned
 sys.exit(main(sys.argv[1:]))
 """
-"""Runs q3-export with one weight, the k_proj of a layer, stored with its rows in the wrong order."""
+"""Runs q3-export with the rows of one weight in the wrong order, in whatever format it is stored."""
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +35,13 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sensitive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small embedding scale beside what the layers write: every rounding is amplified."""
-    return write_checkpoint(tmp_path_factory.mktemp("sensitive") / "Mini-Sensitive", MINI, embedding_std=0.3)
+    return write_checkpoint(tmp_path_factory.mktemp("sensitive") / "Mini-Sensitive", MINI, embedding_std=0.2)
 
 
-@pytest.mark.parametrize("name", ["k_proj"])
-def test_a_poisoned_weight_ends_in_exit_code_4_names_the_worst_probes_and_leaves_nothing(
-    healthy: Path, tmp_path: Path, name: str
-) -> None:
-    from safetensors import safe_open
-
-    with safe_open(healthy / "model.safetensors", framework="pt") as file:
-        first = float(file.get_tensor(f"layers.2.self_attn.{name}.weight")[0, 0].float())
-    code = POISON.replace("FIRST", repr(first))
+def test_a_poisoned_weight_ends_in_exit_code_4_names_the_worst_probes_and_leaves_nothing(healthy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, "-c", code, "--model", str(healthy), "--quant", "q8", "--out", str(out), "--json"],
+        [sys.executable, "-c", POISON, "--model", str(healthy), "--quant", "q8", "--out", str(out), "--json"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
