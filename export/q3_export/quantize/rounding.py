@@ -66,11 +66,15 @@ def as_computed(activations: torch.Tensor, form: Format) -> torch.Tensor:
     return ((blocks / scales).round_() * scales).flatten(1)[:, : activations.shape[1]]
 
 
+def rounded(weight: torch.Tensor, form: Format, importance: torch.Tensor | None = None) -> torch.Tensor:
+    """The weight [N, K] after a round trip through the format; itself for floats."""
+    return restored(*quantized(weight, form, importance), weight.shape[1]) if form.bits else weight
+
+
 def error(activations: torch.Tensor, weight: torch.Tensor, form: Format, importance: torch.Tensor) -> float:
     """Mean over tokens of ‖error‖² / ‖output‖²: relative to each token, or one massive token would hide all others."""
     exact = activations @ weight.T
-    rounded = weight if not form.bits else restored(*quantized(weight, form, importance), weight.shape[1])
-    difference = as_computed(activations, form) @ rounded.T - exact
+    difference = as_computed(activations, form) @ rounded(weight, form, importance).T - exact
     return float((difference.square().sum(-1) / exact.square().sum(-1).clamp_min(1e-30)).mean())
 
 

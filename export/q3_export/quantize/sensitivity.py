@@ -2,18 +2,24 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from q3_export.quantize.formats import FORMATS, Format
-from q3_export.quantize.rounding import error
+from q3_export.quantize.rounding import as_computed, rounded
 from q3_export.quantize.smoothing import ALONE, PAIRS, Smoothing, best_scales
 
 TOKENS_PER_TEXT = 8
 """Sampled of each text, the first, where a massive activation stands, and the last, which is pooled, among them."""
+TEXTS = 12
+"""On which a half of a layer is run with one linear quantized."""
+EVERY = 12
+"""Each so many calibration texts, of which the shipped file has 144, one of these."""
+LONGEST = 48
+"""Of such a text, the first tokens: a causal layer does not miss the others."""
 
 
 @dataclass
@@ -38,13 +44,31 @@ class Inputs:
         self.sample.append(states[torch.linspace(0, len(states) - 1, count).long()])
 
 
+@dataclass(frozen=True)
+class Text:
+    """What half of a layer got: hidden states [1, T, D], and the rotary cosines and sines [1, T, head_dim] of the positions."""
+
+    states: torch.Tensor
+    rotary: tuple[torch.Tensor, torch.Tensor]
+
+    def added(self, layer: Qwen3DecoderLayer, half: str) -> torch.Tensor:
+        """What ``half``, self_attn or mlp, adds to the hidden states, [1, T, D]."""
+        if half == "mlp":
+            found: torch.Tensor = layer.mlp(layer.post_attention_layernorm(self.states))
+            return found
+        normed = layer.input_layernorm(self.states)
+        found, _ = layer.self_attn(hidden_states=normed, position_embeddings=self.rotary, attention_mask=None)
+        return found
+
+
 @dataclass
 class Plan:
     """How one quant's linears are to be made: what is folded, each one's importance, and what each costs.
 
     ``narrow`` and ``wide``: what a linear, name without ``.weight``, costs in the format of the recipe and in the wider one:
-    its relative squared error times the mean square of what its half of the layer, attention or MLP, adds to the last
-    token's hidden state. So they are comparable between layers: all add to one state, of which the vector is made.
+    the mean over tokens of ‖error‖² / ‖hidden state‖², where the error is that of what its half of the layer, attention or
+    MLP, adds to the hidden state. Norms read that state, so a relative error is what later layers pass on, and the costs
+    of all linears are comparable; half their sum is about 1 − cosine of the vectors.
     """
 
     form: Format
@@ -73,16 +97,15 @@ class Sensitivity:
             yield
             return
         seen = {pair.takers: Inputs() for pair in PAIRS} | {(ALONE,): Inputs()}
-        added: dict[str, list[float]] = {"self_attn": [], "mlp": []}
+        texts: list[Text] = []
         with ExitStack() as hooks:
-            for half, sizes in added.items():
-                hooks.callback(layer.get_submodule(half).register_forward_hook(self._measurer(sizes)).remove)
+            hooks.callback(layer.register_forward_pre_hook(self._text_collector(texts), with_kwargs=True).remove)
             for takers, inputs in seen.items():
                 handle = layer.get_submodule(takers[0]).register_forward_pre_hook(self._collector(inputs))
                 hooks.callback(handle.remove)
             yield
         for plan in self.plans.values():
-            self._judge(layer, seen, added, plan)
+            self._judge(layer, seen, texts, plan)
         self._layer += 1
 
     def _collector(self, inputs: Inputs) -> Any:
@@ -92,35 +115,63 @@ class Sensitivity:
 
         return collect
 
-    def _measurer(self, sizes: list[float]) -> Any:
-        def measure(_: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-            if self.row >= self.first_row:
-                states = output[0] if isinstance(output, tuple) else output  # [1, T, D]
-                sizes.append(float(states[0, -1].square().mean()))
+    def _text_collector(self, texts: list[Text]) -> Any:
+        def collect(_: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> None:
+            number = self.row - self.first_row
+            if number >= 0 and number % EVERY == 0 and len(texts) < TEXTS:
+                cos, sin = kwargs["position_embeddings"]
+                texts.append(Text(args[0][:, :LONGEST], (cos[:, :LONGEST], sin[:, :LONGEST])))
 
-        return measure
+        return collect
 
-    def _judge(
-        self, layer: Qwen3DecoderLayer, seen: dict[tuple[str, ...], Inputs], added: dict[str, list[float]], plan: Plan
-    ) -> None:
+    def _judge(self, layer: Qwen3DecoderLayer, seen: dict[tuple[str, ...], Inputs], texts: list[Text], plan: Plan) -> None:
         prefix = f"layers.{self._layer}."
         pairs = {pair.takers: pair for pair in PAIRS}
+        later = [replace(text, states=text.states + text.added(layer, "self_attn")) for text in texts]
+        halves = {"self_attn": _Half(layer, "self_attn", texts), "mlp": _Half(layer, "mlp", later)}
         for takers, inputs in seen.items():
-            sample, importance = torch.cat(inputs.sample), inputs.squares / inputs.tokens
-            weights, peak = [layer.get_submodule(name).weight.data for name in takers], inputs.peak
+            importance, peak, scales = inputs.squares / inputs.tokens, inputs.peak, torch.ones_like(inputs.peak)
             if takers in pairs:
-                alpha, scales, errors = best_scales(sample, inputs.largest, weights, plan.form, importance)
+                weights = [layer.get_submodule(name).weight.data for name in takers]
+                sample = torch.cat(inputs.sample)
+                alpha, scales = best_scales(sample, inputs.largest, weights, plan.form, importance)
                 if alpha:
                     plan.smoothing.fold(self._layer, pairs[takers], scales.cpu(), alpha)
-                    sample, importance, peak = sample / scales, importance / scales**2, peak / scales
-                    weights = [weight * scales for weight in weights]
-            else:
-                errors = [error(sample, weight, plan.form, importance) for weight in weights]
-            half = takers[0].split(".")[0]
-            size = sum(added[half]) / len(added[half])
-            for name, weight, lost in zip(takers, weights, errors, strict=True):
-                plan.narrow[prefix + name] = lost * size
-                plan.wide[prefix + name] = error(sample, weight, plan.wider, importance) * size
+                    importance, peak = importance / scales**2, peak / scales
+            half = halves[takers[0].split(".")[0]]
+            for name in takers:
                 plan.importance[prefix + name] = importance.cpu()
+                for costs, form in ((plan.narrow, plan.form), (plan.wide, plan.wider)):
+                    costs[prefix + name] = 0.0
+                    if form.bits:
+                        with _quantized(layer.get_submodule(name), form, scales, importance):
+                            costs[prefix + name] = half.error()
             if takers == PAIRS[-1].takers:
                 plan.mlp.append(float(peak.max()))
+
+
+class _Half:
+    """One half of a layer, and what it adds to the texts' hidden states as long as nothing in it is quantized."""
+
+    def __init__(self, layer: Qwen3DecoderLayer, name: str, texts: list[Text]) -> None:
+        self.layer, self.name, self.texts = layer, name, texts
+        self.exact = [text.added(layer, name) for text in texts]
+
+    def error(self) -> float:
+        """Mean over all tokens of ‖error of what it adds now‖² / ‖hidden state with it‖²."""
+        shares = []
+        for text, exact in zip(self.texts, self.exact, strict=True):
+            difference = text.added(self.layer, self.name) - exact
+            shares.append(difference.square().sum(-1) / (text.states + exact).square().sum(-1).clamp_min(1e-30))
+        return float(torch.cat(shares, dim=1).mean())
+
+
+@contextmanager
+def _quantized(linear: torch.nn.Module, form: Format, scales: torch.Tensor, importance: torch.Tensor) -> Iterator[None]:
+    """The linear computes as its kernel of this format will, ``scales`` [K] folded out of its input and into its weight."""
+    weight = rounded(linear.get_parameter("weight").data * scales, form, importance)
+    linear.forward = lambda states: torch.nn.functional.linear(as_computed((states / scales)[0], form)[None], weight)
+    try:
+        yield
+    finally:
+        del linear.forward

@@ -67,8 +67,8 @@ class Smoothing:
 
 def best_scales(
     inputs: torch.Tensor, largest: torch.Tensor, weights: list[torch.Tensor], form: Format, importance: torch.Tensor
-) -> tuple[float, torch.Tensor, list[float]]:
-    """α, s [K] and the error of each linear under them; α 0 and ones where folding does not pay.
+) -> tuple[float, torch.Tensor]:
+    """α and s [K] with which the linears lose least; α 0 and ones where folding does not pay.
 
     Args:
         inputs: [M, K], a sample of the linears' input.
@@ -78,12 +78,16 @@ def best_scales(
         importance: [K], mean square of each input channel.
     """
     columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp_min(1e-8)
-    ones = torch.ones_like(largest)
-    best = (0.0, ones, [error(inputs, weight, form, importance) for weight in weights])
+
+    def lost(scales: torch.Tensor) -> float:
+        return sum(error(inputs / scales, weight * scales, form, importance / scales**2) for weight in weights)
+
+    best = (0.0, torch.ones_like(largest))
+    least = lost(best[1])
     for alpha in ALPHAS:
         scales = largest.clamp_min(1e-5) ** alpha / columns ** (1 - alpha)
         scales = (scales / scales.log().mean().exp()).clamp(1 / MAX_SCALE, MAX_SCALE)
-        errors = [error(inputs / scales, weight * scales, form, importance / scales**2) for weight in weights]
-        if sum(errors) < sum(best[2]) * (1 - MIN_GAIN):
-            best = (alpha, scales, errors)
+        found = lost(scales)
+        if found < least * (1 - MIN_GAIN):
+            best, least = (alpha, scales), found
     return best
