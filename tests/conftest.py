@@ -83,6 +83,23 @@ def mini_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def reranker_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small reranker of random weights, whose scores spread."""
+    from tests.support.rerankers import write_reranker
+
+    return write_reranker(tmp_path_factory.mktemp("checkpoints") / "Plain-Reranker")
+
+
+@pytest.fixture(scope="session")
+def reranker_folder(reranker_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its export in every quant. Tests must not change it."""
+    from q3_export import export_model
+    from q3_export.recipes import RECIPES
+
+    return export_model(reranker_checkpoint, quant=list(RECIPES), out=tmp_path_factory.mktemp("exports") / "reranker-onnx")
+
+
+@pytest.fixture(scope="session")
 def mini(mini_folder: Path) -> "Embedder":
     """Its fp32."""
     from q3_runtime import Embedder

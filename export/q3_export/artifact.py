@@ -12,13 +12,13 @@ from tqdm import tqdm
 from q3_export.checkpoint import Checkpoint
 from q3_export.config_check import read_json
 from q3_export.recipes import Recipe
+from q3_export.side_files import answer_ids
 from q3_export.staging import sync_tree
 from q3_export.tokenizer_check import PAD_TOKEN
 from q3_runtime.integrity import sha256
 from q3_runtime.manifest import FileEntry, QuantEntry
 from q3_runtime.quants import CPU_ORDER, QUANTS
 
-MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
 POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
 
 
@@ -34,21 +34,8 @@ def write_side_files(checkpoint: Checkpoint, quants: Iterable[str], folder: Path
     tokenizer_config = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": PAD_TOKEN} | tokenizer_config
     tokenizer_config |= {"padding_side": "left", "model_max_length": checkpoint.max_tokens}
     special = ("eos_token", "pad_token", "additional_special_tokens")
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for i, (name, path) in enumerate(MODULES)
-    ]
-    pooling: dict[str, Any] = {"word_embedding_dimension": checkpoint.dims} | {
-        f"pooling_mode_{mode}": False for mode in POOLING_MODES
-    }
-    made = {
-        "special_tokens_map.json": {key: tokenizer_config[key] for key in special if tokenizer_config.get(key)},
-        "modules.json": modules,
-        "1_Pooling/config.json": pooling | {"pooling_mode_lasttoken": True, "include_prompt": True},
-        "config_sentence_transformers.json": {
-            "prompts": checkpoint.prompts, "default_prompt_name": None, "similarity_fn_name": "cosine",
-        },
-    }  # fmt: skip
+    made = MADE[checkpoint.kind](checkpoint)
+    made["special_tokens_map.json"] = {key: tokenizer_config[key] for key in special if tokenizer_config.get(key)}
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     for name, content in made.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -60,6 +47,45 @@ def write_side_files(checkpoint: Checkpoint, quants: Iterable[str], folder: Path
         shutil.copyfile(source / "LICENSE", folder / "LICENSE")
     _write_json(folder / "config.json", checkpoint.raw_config | {"transformers.js_config": _hints(quants)})
     return ["config.json", "tokenizer.json", "tokenizer_config.json", *made]
+
+
+def _of_embedding(checkpoint: Checkpoint) -> dict[str, Any]:
+    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    pooling: dict[str, Any] = {"word_embedding_dimension": checkpoint.dims} | {
+        f"pooling_mode_{mode}": False for mode in POOLING_MODES
+    }
+    return {
+        "modules.json": _modules({path: f"sentence_transformers.models.{name}" for name, path in paths.items()}),
+        "1_Pooling/config.json": pooling | {"pooling_mode_lasttoken": True, "include_prompt": True},
+        "config_sentence_transformers.json": {
+            "prompts": checkpoint.prompts, "default_prompt_name": None, "similarity_fn_name": "cosine",
+        },
+    }  # fmt: skip
+
+
+def _of_reranker(checkpoint: Checkpoint) -> dict[str, Any]:
+    yes, no = answer_ids(checkpoint.folder)
+    return {
+        "modules.json": _modules(
+            {
+                "": "sentence_transformers.base.modules.transformer.Transformer",
+                "1_LogitScore": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
+            }
+        ),
+        "1_LogitScore/config.json": {"true_token_id": yes, "false_token_id": no},
+        "config_sentence_transformers.json": {
+            "activation_fn": "torch.nn.modules.linear.Identity", "default_prompt_name": "query", "model_type": "CrossEncoder",
+            "prompts": {"query": checkpoint.prompts["instruction"]},
+        },
+    }  # fmt: skip
+
+
+MADE = {"embedding": _of_embedding, "reranker": _of_reranker}
+"""Kind of a model → what sentence-transformers reads, by file."""
+
+
+def _modules(types: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(types.items())]
 
 
 def write_graph(

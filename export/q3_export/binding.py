@@ -10,6 +10,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from q3_export.checkpoint import Checkpoint
 from q3_export.passes.quantized_linears import STORED, Stored
 from q3_export.passes.quantized_table import TABLE
+from q3_export.passes.score_head import HEAD
 from q3_export.passes.transposed_weights import TRANSPOSED
 from q3_export.quantize.rounding import packed, quantized
 from q3_export.quantize.smoothing import Smoothing
@@ -50,6 +51,9 @@ def bind(model: ir.Model, checkpoint: Checkpoint, changes: Changes) -> ir.Model:
             continue
         if name == INV_FREQ:
             weight.const_value = ir.tensor(Qwen3RotaryEmbedding(checkpoint.config).inv_freq.numpy(), name=name)
+            continue
+        if name == HEAD:
+            weight.const_value = ir.Tensor(checkpoint.head().T.contiguous().numpy(), name=name)
             continue
         assert weight.shape is not None
         assert weight.dtype is not None

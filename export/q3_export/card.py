@@ -1,5 +1,7 @@
 """The model card: what the folder is, how faithful it was measured to be, and how to use it."""
 
+from dataclasses import dataclass
+
 from q3_runtime.manifest import Manifest, QuantEntry
 
 HEAD = """---
@@ -8,19 +10,18 @@ HEAD = """---
 
 # {title}
 
-`{source}` as ONNX, with last-token pooling and normalization in the graph: `input_ids` and `attention_mask` in, unit
-vectors of {dims} dimensions out, padded on either side. Made with q3-onnx {version}.
+{summary} Made with q3-onnx {version}.
 
 ## Fidelity
 
-Cosine to PyTorch in float32, measured when this folder was made, over the {probes} texts in `golden.json`; anyone can
-measure it again on their own machine with `q3 verify DIR`.
+{measured}, measured when this folder was made, over the {probes} {texts} in `golden.json`; anyone can measure it again on
+their own machine with `q3 verify DIR`.
 
-| quant | file | MB | mean | 5th percentile | min | floor (min) | same top 10 | Spearman |
-|---|---|---|---|---|---|---|---|---|
+| quant | file | MB | {columns} |
+|---|---|---|{rule}
 """
 
-USE = """
+EMBED = """
 ## Use
 
 Queries get an instruction in front, documents nothing. The query prompt is `{query}`; there is no space after `Query:`.
@@ -43,11 +44,84 @@ vector = session.run(["sentence_embedding"], {{"input_ids": ids, "attention_mask
 ```
 """
 
+RERANK = """
+## Use
+
+With q3-onnx (`pip install 'q3-onnx[cpu]'`), without PyTorch:
+
+```python
+from q3_runtime import Reranker
+model = Reranker("DIR", quant="{quant}")
+best = model.rank("…", ["…", "…"])   # [(index, score between 0 and 1), …]
+```
+
+With onnxruntime and tokenizers alone. The parts of the template are `prompts` in q3.json, each encoded by itself. Unlike
+q3-onnx, this reads a `<|im_end|>` in a document as the end of the turn, so a document can steer its score:
+
+```python
+import json, pathlib, numpy, onnxruntime, tokenizers
+parts = json.loads(pathlib.Path("DIR/q3.json").read_text("utf-8"))["prompts"]
+encode = lambda text: tokenizers.Tokenizer.from_file("DIR/tokenizer.json").encode(text, add_special_tokens=False).ids
+body = parts["body"].replace("{{instruction}}", parts["instruction"]).replace("{{query}}", "…").replace("{{document}}", "…")
+ids = numpy.array([encode(parts["prefix"]) + encode(body) + encode(parts["suffix"])])
+session = onnxruntime.InferenceSession("DIR/{file}")
+log_odds = session.run(["logits"], {{"input_ids": ids, "attention_mask": numpy.ones_like(ids)}})[0]
+score = 1 / (1 + numpy.exp(-log_odds))
+```
+"""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the card of one kind of model says. ``columns``: figure of q3.json → heading and format."""
+
+    tags: str
+    pipeline_tag: str
+    summary: str
+    measured: str
+    texts: str
+    columns: dict[str, tuple[str, str]]
+    use: str
+
+
+FORMS = {
+    "embedding": Form(
+        tags="sentence-similarity, onnx",
+        pipeline_tag="feature-extraction",
+        summary=(
+            "`{source}` as ONNX, with last-token pooling and normalization in the graph: `input_ids` and `attention_mask` in, "
+            "unit\nvectors of {dims} dimensions out, padded on either side."
+        ),
+        measured="Cosine to PyTorch in float32",
+        texts="texts",
+        columns={
+            "mean": ("mean", ".6f"), "p5": ("5th percentile", ".6f"), "min": ("min", ".6f"),
+            "top10_overlap": ("same top 10", ".3f"), "spearman": ("Spearman", ".6f"),
+        },
+        use=EMBED,
+    ),
+    "reranker": Form(
+        tags="reranker, onnx",
+        pipeline_tag="text-ranking",
+        summary=(
+            "`{source}` as ONNX: `input_ids` and `attention_mask` of filled templates in, `logits` out, "
+            "logit(yes) − logit(no)\nof each pair, from two rows of the head."
+        ),
+        measured="Scores against PyTorch in float32",
+        texts="pairs",
+        columns={
+            "spearman": ("rank correlation", ".6f"), "score_delta": ("largest difference of a score", ".6f"),
+            "log_odds_delta": ("of the log-odds", ".4f"), "log_odds_std": ("spread of the log-odds", ".2f"),
+        },
+        use=RERANK,
+    ),
+}  # fmt: skip
+
 
 def card(manifest: Manifest) -> str:
     """The text of the folder's README.md."""
-    first = next(iter(manifest.quants))
-    front = ["library_name: onnx", "pipeline_tag: feature-extraction", "tags: [sentence-similarity, onnx]"]
+    form, first = FORMS[manifest.kind], next(iter(manifest.quants))
+    front = ["library_name: onnx", f"pipeline_tag: {form.pipeline_tag}", f"tags: [{form.tags}]"]
     if manifest.license:
         front.insert(0, f"license: {manifest.license}")
     if "/" in (manifest.source["id"] or ""):
@@ -56,23 +130,25 @@ def card(manifest: Manifest) -> str:
     head = HEAD.format(
         front="\n".join(front),
         title=f"{manifest.source['id']} · ONNX",
-        source=manifest.source["id"],
-        dims=manifest.dims,
+        summary=form.summary.format(source=manifest.source["id"], dims=manifest.dims),
         version=manifest.made_with["q3-onnx"],
+        measured=form.measured,
         probes=" or ".join(map(str, sorted(counts))) or "probe",
+        texts=form.texts,
+        columns=" | ".join([*(heading for heading, _ in form.columns.values()), "floor"]),
+        rule="---|" * (len(form.columns) + 1),
     )
-    rows = "\n".join(_row(name, entry) for name, entry in manifest.quants.items())
+    rows = "\n".join(_row(form, name, entry) for name, entry in manifest.quants.items())
     lowered = [name for name, entry in manifest.quants.items() if entry.fidelity and entry.fidelity.get("floor_lowered")]
     note = f"\n\nThe floor was lowered by hand for: {', '.join(lowered)}." if lowered else ""
     query = manifest.prompts.get("query", "").replace("\n", "\\n")
-    return head + rows + note + "\n" + USE.format(quant=first, file=manifest.quants[first].onnx_file, query=query)
+    return head + rows + note + "\n" + form.use.format(quant=first, file=manifest.quants[first].onnx_file, query=query)
 
 
-def _row(name: str, entry: QuantEntry) -> str:
+def _row(form: Form, name: str, entry: QuantEntry) -> str:
     size = f"{entry.total_bytes / 1e6:.1f}"
     if entry.fidelity is None:
-        return f"| {name} | {entry.onnx_file} | {size} | not measured | | | | | |"
-    figures = [entry.fidelity[key] for key in ("mean", "p5", "min")]
-    shown = " | ".join(f"{figure:.6f}" for figure in figures)
-    floor, overlap, rank = entry.fidelity["floor"]["min"], entry.fidelity["top10_overlap"], entry.fidelity["spearman"]
-    return f"| {name} | {entry.onnx_file} | {size} | {shown} | {floor:g} | {overlap:.3f} | {rank:.6f} |"
+        return f"| {name} | {entry.onnx_file} | {size} | not measured |" + " |" * len(form.columns)
+    shown = " | ".join(f"{entry.fidelity[key]:{form_}}" for key, (_, form_) in form.columns.items())
+    floor = ", ".join(f"{key} {limit:g}" for key, limit in entry.fidelity["floor"].items())
+    return f"| {name} | {entry.onnx_file} | {size} | {shown} | {floor} |"

@@ -17,6 +17,7 @@ from q3_export.weight_files import Place, find_weights
 from q3_runtime.errors import ModelError
 from q3_runtime.integrity import sha256
 from q3_runtime.prompts import OFFICIAL_PROMPTS
+from q3_runtime.templates import OFFICIAL
 
 if TYPE_CHECKING:
     from transformers import Qwen3Config
@@ -62,12 +63,19 @@ class Checkpoint:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Prompt name → text: the checkpoint's own, else the official ones."""
+        """Prompt name → text, the checkpoint's own, else the official ones; of a reranker the parts of its template."""
         path = self.folder / "config_sentence_transformers.json"
         own = config_check.read_json(path).get("prompts") if path.is_file() else None
         if own is not None and not (isinstance(own, dict) and all(isinstance(text, str) for text in own.values())):
             raise ModelError(f"{path}: prompts are {own!r}, expected names and texts; download it again")
+        if self.kind == "reranker":
+            return OFFICIAL.as_prompts() | ({"instruction": own["query"]} if own and own.get("query") else {})
         return dict(own or OFFICIAL_PROMPTS)
+
+    def head(self) -> torch.Tensor:
+        """Rows of yes and no in the head of a reranker, float32 [2, D]; a tied head is the token embeddings."""
+        name = "embed_tokens.weight" if self.raw_config.get("tie_word_embeddings") else "lm_head.weight"
+        return self.tensor(name)[list(side_files.answer_ids(self.folder))].to(torch.float32)
 
     @property
     def license(self) -> str | None:
@@ -160,6 +168,8 @@ def open_checkpoint(
     found, pad_id = check_tokenizer(folder / "tokenizer.json", config["vocab_size"], kind, stated)
     if found == "embedding":
         side_files.check_pooling(folder)
+    if found == "reranker":
+        side_files.answer_ids(folder)
     if found == "reranker" and not config.get("tie_word_embeddings") and "lm_head.weight" not in places:
         raise ModelError(
             f"{folder}: tie_word_embeddings is false and there is no lm_head.weight; download it again", fault="E_INDEX"

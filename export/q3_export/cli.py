@@ -27,7 +27,7 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
 def _export_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="q3-export",
-        description="Export a Qwen3-Embedding checkpoint to an ONNX folder that carries the proof of its fidelity.",
+        description="Export a Qwen3-Embedding or -Reranker checkpoint to an ONNX folder that carries its measured fidelity.",
         epilog="q3-export verify DIR --model MODEL compares a folder with PyTorch, computed now; see q3-export verify --help.",
     )
     parser.add_argument("--model", required=True, help=f"one of {KEYS}, or a checkpoint: a folder, or ORG/NAME on the hub")
@@ -36,7 +36,11 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=("embedding", "reranker"), help="default: what the checkpoint says")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch and the verification run")
     parser.add_argument("--calibration", metavar="FILE", help="texts to take ranges from, in the form of --probes")
-    parser.add_argument("--probes", metavar="FILE", help='texts to judge by: JSONL of {"text", "kind"}, or one a line')
+    parser.add_argument(
+        "--probes",
+        metavar="FILE",
+        help='texts to judge by: JSONL of {"text", "kind"}, or one a line; for a reranker of {"query", "document"}',
+    )
     parser.add_argument(
         "--min-cosine", type=float, metavar="X", help="floor of every probe's cosine, instead of the quant's own"
     )

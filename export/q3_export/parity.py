@@ -13,8 +13,9 @@ from q3_runtime.golden import Golden
 from q3_runtime.integrity import check_files
 from q3_runtime.manifest import Manifest
 
-STORED_COSINE = 0.999999
-"""How near PyTorch's vectors of today must be to those stored in the folder; versions and machines differ in rounding."""
+STORED_DELTA = {"embedding": 3e-5, "reranker": 1e-3}
+"""Kind → how far PyTorch's values of today may be from those stored in the folder, components of unit vectors or log-odds;
+versions and machines differ in rounding."""
 
 
 def compare(
@@ -34,11 +35,12 @@ def compare(
             f"{checkpoint.folder} has {source[:12]}…; give the one it was made from"
         )
     check_files(folder, manifest.files, remember=False)
-    stored = Golden.read(folder)
+    stored = Golden.read(folder, manifest.kind)
     fresh = make_golden(checkpoint, stored.probes, device=device, progress=progress)
-    nearest = float(np.sum(stored.vectors * fresh.vectors, axis=1).min())
-    if not nearest >= STORED_COSINE:
+    furthest = float(np.abs(stored.vectors - fresh.vectors).max())
+    if not furthest <= STORED_DELTA[manifest.kind]:
         raise IntegrityError(
-            f"{folder}: stored vectors are {nearest:.6f} to PyTorch's, expected {STORED_COSINE}; export it again"
+            f"{folder}: what is stored is up to {furthest:.2e} from PyTorch's, expected {STORED_DELTA[manifest.kind]:g}; "
+            "export it again"
         )
     return verify_folder(folder, quant=quant, provider=device, golden=fresh, progress=progress)

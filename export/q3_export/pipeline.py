@@ -16,7 +16,7 @@ from q3_export.specs import SPECS, mrl_dims
 from q3_export.staging import Staging, write_synced
 from q3_export.tracing import trace
 from q3_export.verification import Judge
-from q3_runtime.errors import ModelError
+from q3_runtime.errors import ModelError, UsageError
 from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden
 from q3_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 
@@ -67,9 +67,10 @@ def export_model(
     recipes = chosen(quant)
     names = [recipe.quant.name for recipe in recipes]
     if str(model) in SPECS:
-        _check_kind(str(model), SPECS[str(model)].kind)  # before a download
+        _check_kind(str(model), SPECS[str(model)].kind, kind)  # before a download
     checkpoint = open_checkpoint(model, kind, revision=revision, offline=offline, progress=progress)
-    _check_kind(str(checkpoint.folder), checkpoint.kind)
+    if min_cosine is not None and checkpoint.kind == "reranker":
+        raise UsageError(f"min_cosine {min_cosine:g} for a reranker, whose scores are judged by their ranks; leave it out")
     target = Path(out or f"{checkpoint.id.split('/')[-1].lower()}-onnx").expanduser().absolute()
     texts = read_probes(Path(probes) if probes is not None else None, checkpoint)
     with Staging(target, say) as staging:
@@ -85,7 +86,7 @@ def export_model(
             say("no figures are published for this model at this revision")
         else:
             say(published.check_reference(figures, checkpoint, device=device, progress=progress))
-        known = Golden.read(target) if plan.kept else None
+        known = Golden.read(target, checkpoint.kind) if plan.kept else None
         reference = run_reference(
             checkpoint,
             texts,
@@ -95,13 +96,14 @@ def export_model(
             device=device,
             progress=progress,
         )
-        write_golden(reference.golden, folder)
+        write_golden(reference.golden, folder, checkpoint.kind)
         side_files = artifact.write_side_files(checkpoint, [*plan.kept, *names], folder)
         say("trace the graph")
         traced = trace(checkpoint.config)
         manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]))
-        manifest.output_ranges = plan.output_ranges or output_ranges(reference.calibration)
-        judge = None if no_verify else Judge(min_cosine, device=device, progress=progress)
+        if checkpoint.kind == "embedding":
+            manifest.output_ranges = plan.output_ranges or output_ranges(reference.calibration)
+        judge = None if no_verify else Judge(checkpoint.kind, min_cosine, device=device, progress=progress)
         for recipe in recipes:
             maker = Maker(traced, checkpoint, recipe, reference, folder, pooled_only=pooled_only, progress=progress)
             make_quant(maker, manifest, judge, say)
@@ -126,7 +128,7 @@ def _manifest(checkpoint: Checkpoint, source: str, files: dict[str, FileEntry]) 
         license=checkpoint.license,
         made_with={name: version(name) for name in COMPONENTS},
         dims=checkpoint.dims,
-        mrl_dims=mrl_dims(checkpoint.dims),
+        mrl_dims=mrl_dims(checkpoint.dims) if checkpoint.kind == "embedding" else [],
         max_tokens=checkpoint.max_tokens,
         prompts=checkpoint.prompts,
         files=files,
@@ -134,9 +136,9 @@ def _manifest(checkpoint: Checkpoint, source: str, files: dict[str, FileEntry]) 
     )
 
 
-def _check_kind(model: str, kind: str | None) -> None:
-    if kind not in (None, "embedding"):
-        raise ModelError(f"{model}: a {kind}, this version exports embedding models only; give one of these")
+def _check_kind(model: str, kind: str, wanted: str | None) -> None:
+    if wanted not in (None, kind):
+        raise ModelError(f"{model}: its kind is {kind}, --kind says {wanted}; leave out --kind or give another model")
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""PyTorch fp32 vectors, computed by transformers' own layers with one of them in memory at a time.
+"""PyTorch fp32 vectors and scores, computed by transformers' own layers with one of them in memory at a time.
 
 Each text is run alone, without padding, so that the reference depends on nothing but the text.
 """
@@ -36,9 +36,42 @@ def embed(
     device: str = "cpu",
     progress: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """Unit vectors of N token sequences, float32 [N, D].
+    """Unit vectors of N token sequences, float32 [N, D]; arguments as for :func:`last_states`."""
+    states = last_states(checkpoint, ids, observers=observers, device=device, progress=progress)
+    return torch.nn.functional.normalize(states, dim=-1).numpy()
 
-    Equal to ``AutoModel`` loaded whole in float32: last hidden state of each text's last token, normalized.
+
+@torch.inference_mode()
+def log_odds(
+    checkpoint: Checkpoint,
+    ids: Sequence[Sequence[int]],
+    *,
+    observers: Sequence[Observer] = (),
+    device: str = "cpu",
+    progress: bool = False,
+) -> npt.NDArray[np.float32]:
+    """logit(yes) − logit(no) behind the last token of N sequences, float32 [N, 1]; arguments as for :func:`last_states`."""
+    states = last_states(checkpoint, ids, observers=observers, device=device, progress=progress)
+    logits = states @ checkpoint.head().T
+    return (logits[:, :1] - logits[:, 1:]).numpy()
+
+
+RUN = {"embedding": embed, "reranker": log_odds}
+"""Kind of a model → what the reference computes for it."""
+
+
+@torch.inference_mode()
+def last_states(
+    checkpoint: Checkpoint,
+    ids: Sequence[Sequence[int]],
+    *,
+    observers: Sequence[Observer] = (),
+    device: str = "cpu",
+    progress: bool = False,
+) -> torch.Tensor:
+    """Hidden states of the last tokens, behind the final norm, float32 [N, D] on the CPU.
+
+    Equal to ``AutoModel`` loaded whole in float32.
 
     Args:
         checkpoint: where the weights come from.
@@ -69,8 +102,7 @@ def embed(
                 )
     norm = Qwen3RMSNorm(checkpoint.dims, eps=config.rms_norm_eps).to(device)
     norm.weight.data = checkpoint.float32("norm.weight").to(device)
-    pooled = torch.cat([norm(state)[:, -1] for state in states])
-    return torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+    return torch.cat([norm(state)[:, -1] for state in states]).cpu()
 
 
 def _layers(checkpoint: Checkpoint, config: Qwen3Config, device: str) -> Iterator[Qwen3DecoderLayer]:

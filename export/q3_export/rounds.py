@@ -17,7 +17,7 @@ from q3_export.recipes import Recipe
 from q3_export.rescaling import Rescaling
 from q3_export.staging import write_synced
 from q3_export.verification import Judge
-from q3_runtime.manifest import MANIFEST_NAME, Manifest, QuantEntry
+from q3_runtime.manifest import HEADLINES, MANIFEST_NAME, Manifest, QuantEntry
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Maker:
         def format_of(weight: str) -> Format:
             return recipe.wider if weight.removesuffix(".weight") in wider else recipe.linears
 
-        graph = passes.for_embedding(
-            self.traced.clone(), pooled_only=self.pooled_only, rescaling=rescaling, format_of=format_of, table=recipe.table
-        )
+        graph = passes.finished(
+            self.traced.clone(), kind=self.checkpoint.kind, pooled_only=self.pooled_only, rescaling=rescaling,
+            format_of=format_of, table=recipe.table,
+        )  # fmt: skip
         changes = binding.Changes(recipe.activations, rescaling)
         described = recipe.describe() | (rescaling.describe() if rescaling else {})
         if plan:
@@ -83,10 +84,12 @@ def make_quant(maker: Maker, manifest: Manifest, judge: Judge | None, say: Calla
         result = judge.measure(maker.folder, name)
         if plan is None:
             break
-        floor, aim = judge.floor(name), maker.recipe.target
+        floor, aim = judge.floor(name), maker.recipe.target if maker.checkpoint.kind == "embedding" else {}
         target = {key: max(floor.get(key, 0.0), aim.get(key, 0.0)) for key in floor | aim}
-        path.append({"kept_wider": len(kept), "mean": result["mean"], "min": result["min"]})
-        say(f"{name}: mean {result['mean']:.6f}, min {result['min']:.6f} with {len(kept)} of {len(plan.narrow)} linears wider")
+        figures = {key: result[key] for key in HEADLINES[maker.checkpoint.kind]}
+        path.append({"kept_wider": len(kept)} | figures)
+        shown = ", ".join(f"{key} {value:.6f}" for key, value in figures.items())
+        say(f"{name}: {shown} with {len(kept)} of {len(plan.narrow)} linears wider")
         if reached(result, target) or len(path) > ROUNDS or len(kept) == len(plan.narrow):
             entry.recipe["rounds"] = path
             break

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import tokenizers
+
 from q3_export.config_check import read_json
 from q3_runtime.errors import ModelError
 
@@ -40,6 +42,26 @@ def check_pooling(folder: Path) -> None:
     found = pooling.get("pooling_mode") or modes
     if found not in ("lasttoken", ["lasttoken"], ["pooling_mode_lasttoken"]):
         raise ModelError(f"{path}: pooling is {found}, expected lasttoken; only last-token models are exported", fault="E_ARCH")
+
+
+def answer_ids(folder: Path) -> tuple[int, int]:
+    """Token ids of yes and no, between which a reranker decides: tokenizer.json's, which 1_LogitScore must agree with.
+
+    Raises:
+        ModelError: it names other tokens; the score would be another one than the checkpoint's.
+    """
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    yes, no = (tokenizer.encode(word).ids[0] for word in ("yes", "no"))
+    path = folder / "1_LogitScore/config.json"
+    if path.is_file():
+        stated = read_json(path)
+        if (stated.get("true_token_id"), stated.get("false_token_id")) != (yes, no):
+            raise ModelError(
+                f"{path}: true and false are {stated.get('true_token_id')} and {stated.get('false_token_id')}, expected "
+                f"{yes} (yes) and {no} (no); use the original checkpoint",
+                fault="E_TOKENIZER",
+            )
+    return yes, no
 
 
 def license_of(folder: Path) -> str | None:

@@ -55,6 +55,6 @@ def _other(existing: Manifest, target: Path, source: str, probes: list[Probe]) -
     """In what the target differs so that nothing of it can stay."""
     if existing.source["sha256"] != source:
         return f"was made from another checkpoint ({existing.source['id']}, sha256 {str(existing.source['sha256'])[:12]}…)"
-    if Golden.read(target).probes != probes:
+    if Golden.read(target, existing.kind).probes != probes:
         return "was judged by other probe texts"
     return None

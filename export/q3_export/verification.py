@@ -19,16 +19,18 @@ from q3_runtime.quants import QUANTS
 class Judge:
     """Measures a quant of a finished folder and says whether it is good enough.
 
-    ``min_cosine`` replaces the min floor of the quant's row; ``device`` is ``cpu`` or ``cuda``.
+    ``min_cosine`` replaces an embedding model's min floor of the quant's row; ``device`` is ``cpu`` or ``cuda``.
     """
 
+    kind: str
+    """Of the model: ``embedding`` or ``reranker``."""
     min_cosine: float | None = None
     device: str = "cpu"
     progress: bool = False
 
     def floor(self, quant: str) -> dict[str, float]:
-        """The cosines below which an export fails."""
-        return QUANTS[quant].floor | ({} if self.min_cosine is None else {"min": self.min_cosine})
+        """The limits with which an export fails."""
+        return QUANTS[quant].floor(self.kind) | ({} if self.min_cosine is None else {"min": self.min_cosine})
 
     def measure(self, folder: Path, quant: str) -> dict[str, Any]:
         """See :func:`measure_in_child`."""
@@ -41,7 +43,7 @@ class Judge:
             FidelityError: they do not reach it.
         """
         floor = self.floor(quant)
-        lowered = floor["min"] < QUANTS[quant].min_floor
+        lowered = floor.get("min", 1.0) < QUANTS[quant].min_floor
         return judged(result, quant, floor) | ({"floor_lowered": True} if lowered else {})
 
 
@@ -77,7 +79,8 @@ def judged(result: dict[str, Any], quant: str, floor: dict[str, float]) -> dict[
     found = failures(figures, floor, quant)
     if found:
         probes = "; ".join(
-            f"probe {row['probe']} ({row['group']}) {row['cosine']:.6f} {row['text']!r}" for row in result["worst"]
+            f"probe {row['probe']} ({row['group']}) {row.get('cosine', row.get('score_delta')):.6f} {row['text']!r}"
+            for row in result["worst"]
         )
         raise FidelityError(
             f"{quant}: {', '.join(found)}; worst: {probes}; nothing was written; try another quant, q8 or fp32 say"

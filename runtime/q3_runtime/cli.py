@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from q3_runtime.command_line import run_safely
-from q3_runtime.commands import embed, info, search, verify
+from q3_runtime.commands import embed, info, rerank, search, verify
 
-VERBS = {"embed": embed, "search": search, "verify": verify, "info": info}
+VERBS = {"embed": embed, "search": search, "rerank": rerank, "verify": verify, "info": info}
 
 
 def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of one call; ``verb`` names the module whose ``run`` takes them."""
-    parser = argparse.ArgumentParser(prog="q3", description="Use folders made by q3-export: text to vectors, without PyTorch.")
+    parser = argparse.ArgumentParser(
+        prog="q3", description="Use folders made by q3-export: vectors and scores, without PyTorch."
+    )
     parser.add_argument("--version", action="version", version=f"q3-onnx {version('q3-onnx')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in VERBS.items():

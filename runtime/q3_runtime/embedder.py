@@ -9,18 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from q3_runtime import precisions
+from q3_runtime import loading, precisions
 from q3_runtime import prompts as prompt_words
 from q3_runtime.batching import BATCH_TOKENS, batches
 from q3_runtime.errors import ModelError, UsageError
-from q3_runtime.integrity import check_files
-from q3_runtime.manifest import Manifest
-from q3_runtime.memory import ModelSizes
-from q3_runtime.model_folder import find_folder
-from q3_runtime.runner import Runner
-from q3_runtime.self_check import check_itself
-from q3_runtime.session import PROVIDERS, choose, open_session
-from q3_runtime.tokenization import Tokenizer
+from q3_runtime.golden import Probe
+from q3_runtime.self_check import check_vector
+from q3_runtime.tokenization import Encoded, Tokenizer
 from q3_runtime.vectors import Vectors, check_finite, checked_dim, cosines
 
 WINDOW = 4096
@@ -56,26 +51,14 @@ class Embedder:
         split_special_tokens: bool = False,
         revision: str | None = None,
     ) -> None:
-        def chosen(manifest: Manifest) -> tuple[str, str]:
-            if manifest.kind != "embedding":
-                raise ModelError(f"{folder}: a {manifest.kind}, expected an embedding model")
-            return choose(manifest.quants, quant, provider)
-
-        self.folder = find_folder(folder, lambda manifest: chosen(manifest)[:1], revision=revision)
-        self.manifest = Manifest.read(self.folder)
-        self.quant, self.provider = chosen(self.manifest)
-        entry = self.manifest.quants[self.quant]
-        if check_hashes:
-            check_files(self.folder, self.manifest.files | entry.files)
+        found = loading.find(folder, "embedding", quant=quant, provider=provider, check_hashes=check_hashes, revision=revision)
+        self.folder, self.manifest, self.quant, self.provider = found
         self.tokenizer = Tokenizer(
             self.folder / "tokenizer.json", self.manifest.max_tokens, split_special_tokens=split_special_tokens
         )
-        on_cpu = self.provider == PROVIDERS["cpu"]
-        sizes = ModelSizes.read(self.folder, tiled=entry.has_tiled_attention) if on_cpu else None
-        session = open_session(self.folder, entry, self.provider, threads)
-        self._runner = Runner(session, self.tokenizer.final_ids[-1], sizes)
+        self._runner = loading.start(found, self.tokenizer.final_ids[-1], threads)
         if self_check and not split_special_tokens:  # the golden ids were made with special tokens parsed
-            check_itself(self)
+            check_vector(self)
 
     def close(self) -> None:
         """Give the model's memory back. Using it afterwards is a UsageError; closing twice is fine."""
@@ -206,6 +189,10 @@ class Embedder:
         if ranges is None and codes.dtype.kind != "f":
             ranges = self.ranges[:, : codes.shape[-1] if codes.ndim else 0]
         return precisions.dequantize(codes, ranges)
+
+    def encode_probes(self, probes: Sequence[Probe]) -> list[Encoded]:
+        """Token ids of golden texts, each with the prompt of its kind."""
+        return self.tokenizer.encode([self.prompts.get(probe.kind, "") + probe.text for probe in probes])
 
     def run(self, ids: Sequence[npt.NDArray[np.int64]], *, padding_side: str = "right") -> Vectors:
         """Vectors of B token sequences, float32 [B, D], not checked for NaN; one batch where that fits in memory.

@@ -83,13 +83,13 @@ class ModelError(Q3Error):
 
 
 class NonFiniteError(ModelError, ArithmeticError):
-    """Rows for which the model gave NaN, infinity or a zero vector."""
+    """Rows for which the model gave NaN, infinity or a zero vector; ``what`` it gives is a vector or a score."""
 
-    def __init__(self, rows: Sequence[int]) -> None:
+    def __init__(self, rows: Sequence[int], what: str = "vector") -> None:
         self.rows = list(rows)
         shown = ", ".join(map(str, self.rows[:5])) + (", …" if len(self.rows) > 5 else "")
         super().__init__(
-            f"{len(self.rows)} vector(s) are not finite or are zero, first texts: {shown}; "
+            f"{len(self.rows)} {what}(s) are not finite or are zero, first texts: {shown}; "
             "use another quant of this model (q3 info lists them), q8 or fp32 say"
         )
 

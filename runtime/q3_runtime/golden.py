@@ -1,4 +1,4 @@
-"""golden.json and golden.safetensors: probe texts with their ids and their PyTorch fp32 vectors."""
+"""golden.json and golden.safetensors: probe texts with their ids and their PyTorch fp32 vectors, or scores."""
 
 import json
 from dataclasses import dataclass
@@ -12,11 +12,16 @@ from q3_runtime.tensorfile import read_float32
 
 TEXTS_NAME = "golden.json"
 VECTORS_NAME = "golden.safetensors"
+TENSORS = {"embedding": "embedding", "reranker": "logit"}
+"""Kind of a model → name of the tensor in VECTORS_NAME."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A text, whether it is a ``query`` or a ``document``, the group it stands for, and its token ids, prompt included."""
+    """A text, its kind, the group it stands for, and its token ids, prompt included.
+
+    ``kind`` is ``query`` or ``document``; of a reranker's probes ``pair``, and the text is the template's body, filled.
+    """
 
     text: str
     kind: str
@@ -26,21 +31,21 @@ class Probe:
 
 @dataclass(frozen=True)
 class Golden:
-    """N probes and their vectors, float32 [N, D], unit length."""
+    """N probes and their vectors, float32 [N, D], unit length; for a reranker their log-odds, [N, 1]."""
 
     probes: list[Probe]
     vectors: npt.NDArray[np.float32]
 
     @classmethod
-    def read(cls, folder: Path) -> "Golden":
-        """Read both files.
+    def read(cls, folder: Path, kind: str = "embedding") -> "Golden":
+        """Read both files of a model of this kind.
 
         Raises:
             IntegrityError: they are missing, damaged, or do not belong together.
         """
         try:
             probes = [Probe(**entry) for entry in json.loads((folder / TEXTS_NAME).read_text("utf-8"))]
-            vectors = read_float32(folder / VECTORS_NAME, "embedding")
+            vectors = read_float32(folder / VECTORS_NAME, TENSORS[kind])
             if vectors.ndim != 2 or len(vectors) != len(probes):
                 raise ValueError(f"{len(probes)} texts, vectors of shape {vectors.shape}")
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ModelError) as error:

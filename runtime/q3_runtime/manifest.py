@@ -18,6 +18,10 @@ from q3_runtime.quants import QUANTS
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "q3.json"
 MAX_MANIFEST_BYTES = 1 << 20
+OUTPUTS = {"embedding": "sentence_embedding", "reranker": "logits"}
+"""Kind of a model → the output of its graph that we ask for."""
+HEADLINES = {"embedding": ("mean", "min"), "reranker": ("spearman", "score_delta")}
+"""Kind of a model → the figures of fidelity that everything which prints them needs."""
 INT8_PRODUCTS = "float32, rounded to 8 bits by token"
 """What the recipe of such a quant says of its activations."""
 NUMBERS = re.compile(r"\[\n[-+.,\deE\s]*\]")
@@ -85,7 +89,7 @@ class Manifest:
     def floor(self, quant: str) -> dict[str, float]:
         """What the quant was judged by, or, where nobody has, what its row of the table says."""
         measured = self.quants[quant].fidelity
-        return dict(measured["floor"]) if measured else QUANTS[quant].floor
+        return dict(measured["floor"]) if measured else QUANTS[quant].floor(self.kind)
 
     def to_json(self) -> str:
         """The text of q3.json: the same manifest always gives the same bytes."""
@@ -137,7 +141,7 @@ class Manifest:
             _ = entry.onnx_file
         if not quants:
             raise ValueError("no quants")
-        if content["kind"] not in ("embedding", "reranker"):
+        if content["kind"] not in OUTPUTS:
             raise ValueError(f"kind {content['kind']!r}")
         manifest = cls(**{**content, "files": files(content["files"]), "quants": quants})
         manifest._check_types()
@@ -159,8 +163,8 @@ class Manifest:
             figures = entry.fidelity
             right[f"{name}.fidelity"] = figures is None or (
                 _is_table(figures["floor"], float | int)
-                and all(isinstance(figures[key], float | int) for key in ("mean", "min", *figures["floor"]))
-                and "min" in figures["floor"]
+                and all(isinstance(figures[key], float | int) for key in (*HEADLINES[self.kind], *figures["floor"]))
+                and bool(figures["floor"].keys() & set(HEADLINES[self.kind]))
             )
         if wrong := [key for key, is_right in right.items() if not is_right]:
             raise ValueError(f"wrong content of {', '.join(wrong)}")

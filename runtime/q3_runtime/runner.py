@@ -1,4 +1,4 @@
-"""One batch of token ids → vectors, in as many runs as memory asks for."""
+"""One batch of token ids → a row of numbers for each text, in as many runs as memory asks for."""
 
 import os
 import re
@@ -29,6 +29,7 @@ class Runner:
         session: of onnxruntime.
         pad_id: what shorter rows are filled with.
         sizes: the model's, to estimate a run; None where they are unknown, or memory is not the system's, on a GPU.
+        output: of the graph, [B, X]: vectors, or a reranker's log-odds.
         available: bytes that a run may take, asked before each; None: unknown.
     """
 
@@ -37,10 +38,11 @@ class Runner:
         session: "onnxruntime.InferenceSession",
         pad_id: int,
         sizes: ModelSizes | None,
+        output: str = "sentence_embedding",
         available: Callable[[], int | None] = available_memory,
     ) -> None:
         self._session: InterruptibleSession | None = InterruptibleSession(session)
-        self._pad_id, self._sizes, self._available = pad_id, sizes, available
+        self._pad_id, self._sizes, self._output, self._available = pad_id, sizes, output, available
         self._process = os.getpid()
 
     def close(self) -> None:
@@ -64,7 +66,7 @@ class Runner:
         return self._session
 
     def run(self, ids: Sequence[Ids], names: Sequence[int], padding_side: str = "right") -> Vectors:
-        """Vectors [B, D] of B rows; ``names`` is what to call each row in an error.
+        """The output [B, X] of B rows; ``names`` is what to call each row in an error.
 
         A batch that does not fit in memory, by estimate or by experience, is halved, down to single rows.
 
@@ -79,8 +81,8 @@ class Runner:
             room = self._room()
         if room is None or needed <= room:
             try:
-                (vectors,) = session.run(["sentence_embedding"], pad(ids, self._pad_id, padding_side))
-                return np.asarray(vectors, dtype=np.float32)
+                (found,) = session.run([self._output], pad(ids, self._pad_id, padding_side))
+                return np.asarray(found, dtype=np.float32)
             except Exception as error:
                 if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
                     raise

@@ -1,41 +1,68 @@
-"""One golden text, embedded when a folder is loaded: does this machine give what PyTorch gave?"""
+"""One golden text, run when a folder is loaded: does this machine give what PyTorch gave?"""
 
 from typing import TYPE_CHECKING
 
 from q3_runtime.errors import ProviderError
 from q3_runtime.golden import Golden
-from q3_runtime.vectors import check_finite
+from q3_runtime.scores import probabilities
+from q3_runtime.vectors import Vectors, check_finite
 
 if TYPE_CHECKING:
     from q3_runtime.embedder import Embedder
+    from q3_runtime.reranker import Reranker
 
 TOKENS = range(8, 33)
-"""The first text of such a length is taken."""
+"""The first text of such a length is taken, else the shortest."""
+SCORE_ROOM = 0.01
+"""How much further from PyTorch's a score may be here than the furthest was at export."""
 
 
-def check_itself(model: "Embedder") -> None:
+def check_vector(model: "Embedder") -> None:
     """Same ids, and a cosine to PyTorch's vector that is not below the floor of the quant.
 
     Raises:
         ProviderError: another outcome than at export.
         NonFiniteError: no vector at all.
     """
-    golden = Golden.read(model.folder)
-    fits = (i for i, probe in enumerate(golden.probes) if len(probe.ids) in TOKENS)
-    row = next(fits, 0)
+    found, golden = _run_one(model, Golden.read(model.folder))
+    check_finite(found, [0])
+    cosine, floor = float(found[0] @ golden), model.manifest.floor(model.quant)["min"]
+    if not cosine >= floor:
+        raise _differs(model, f"cosine {cosine:.6f} to PyTorch's, expected at least {floor}")
+
+
+def check_score(model: "Reranker") -> None:
+    """Same ids, and a score about as near to PyTorch's as at export.
+
+    Raises:
+        ProviderError: another outcome than at export.
+        NonFiniteError: no score at all.
+    """
+    found, golden = _run_one(model, Golden.read(model.folder, "reranker"))
+    check_finite(found, [0], what="score")
+    figures = model.manifest.quants[model.quant].fidelity
+    delta = float(abs(probabilities(found[0]) - probabilities(golden))[0])
+    most = figures["score_delta"] + SCORE_ROOM if figures else 1.0
+    if not delta <= most:
+        raise _differs(model, f"a score is {delta:.4f} from PyTorch's, expected at most {most:.4f}")
+
+
+def _run_one(model: "Embedder | Reranker", golden: Golden) -> tuple[Vectors, Vectors]:
+    """What the model gives for one probe, [1, X], and what PyTorch gave, [X]."""
+    lengths = [len(probe.ids) for probe in golden.probes]
+    row = next((i for i, length in enumerate(lengths) if length in TOKENS), lengths.index(min(lengths)))
     probe = golden.probes[row]
-    (encoded,) = model.tokenizer.encode([probe.text], prefix=model.prompts.get(probe.kind, ""))
+    (encoded,) = model.encode_probes([probe])
     if encoded.ids.tolist() != probe.ids:
         raise ProviderError(
             f"{model.folder}: self-check: {probe.text!r} gave ids {encoded.ids.tolist()}, expected {probe.ids}; "
             "type: pip install -U tokenizers"
         )
-    vector = model.run([encoded.ids])
-    check_finite(vector, [0])
-    cosine = float(vector[0] @ golden.vectors[row])
-    floor = model.manifest.floor(model.quant)["min"]
-    if not cosine >= floor:
-        raise ProviderError(
-            f"{model.folder}: self-check: cosine {cosine:.6f} to PyTorch's on {model.provider}, expected at least {floor}; "
-            f"try provider='cpu' or another quant, or type: q3 verify {model.folder}"
-        )
+    return model.run([encoded.ids]), golden.vectors[row]
+
+
+def _differs(model: "Embedder | Reranker", what: str) -> ProviderError:
+    return ProviderError(
+        f"{model.folder}: self-check: {what} on {model.provider}; "
+        f"try provider='cpu' or another quant, or type: q3 verify {model.folder}"
+    )

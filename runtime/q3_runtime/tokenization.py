@@ -1,5 +1,6 @@
 """Text → token ids, exactly as transformers does it, ending in ``<|endoftext|>`` even after truncation."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,11 +30,12 @@ class Tokenizer:
         max_tokens: the longest sequence, the final ``<|endoftext|>`` counted.
         split_special_tokens: read ``<|im_end|>`` and the like in a text as ordinary characters. Off by default, as in
             transformers, whose name for it this is.
+        plain: leave out all added tokens, ``<think>`` too, and append nothing: nothing in a text is more than its characters.
     """
 
-    def __init__(self, path: Path, max_tokens: int, *, split_special_tokens: bool = False) -> None:
+    def __init__(self, path: Path, max_tokens: int, *, split_special_tokens: bool = False, plain: bool = False) -> None:
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = _without_added_tokens(path) if plain else tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise IntegrityError(f"{path}: not a tokenizer ({error}); export or download the folder again") from error
         self._tokenizer.no_truncation()
@@ -74,6 +76,11 @@ class Tokenizer:
                 ids = ids[: self.max_tokens - len(self.final_ids)] + self.final_ids
             encoded.append(Encoded(np.asarray(ids, dtype=np.int64), cut or len(ids) < len(encoding.ids)))
         return encoded
+
+
+def _without_added_tokens(path: Path) -> tokenizers.Tokenizer:
+    content = json.loads(path.read_text("utf-8"))
+    return tokenizers.Tokenizer.from_str(json.dumps(content | {"added_tokens": [], "post_processor": None}))
 
 
 def checked(text: object, index: int | None, errors: str) -> str:

@@ -35,15 +35,17 @@ def truncated(vectors: Vectors, dim: int) -> Vectors:
     return vectors if dim == vectors.shape[1] else normalized(vectors[:, :dim])
 
 
-def check_finite(vectors: Vectors, rows: Sequence[int]) -> None:
-    """Refuse what points nowhere; ``rows`` is what to call each row.
+def check_finite(vectors: Vectors, rows: Sequence[int], *, what: str = "vector") -> None:
+    """Refuse NaN and infinity, and a vector of zeros, which points nowhere; ``rows`` is what to call each row.
 
     Raises:
-        NonFiniteError: NaN, infinity or a row of zeros.
+        NonFiniteError: where there is one.
     """
-    good = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+    good = np.isfinite(vectors).all(axis=1)
+    if what == "vector":
+        good &= vectors.any(axis=1)
     if not good.all():
-        raise NonFiniteError([rows[i] for i in np.flatnonzero(~good).tolist()])
+        raise NonFiniteError([rows[i] for i in np.flatnonzero(~good).tolist()], what)
 
 
 def cosines(a: npt.ArrayLike, b: npt.ArrayLike) -> Vectors:

@@ -15,9 +15,10 @@ from q3_export.checkpoint import open_checkpoint
 from q3_export.verification import judged
 from q3_runtime.embedder import Embedder
 from q3_runtime.errors import FidelityError, InputError, ModelError, Q3Error, UsageError
-from q3_runtime.fidelity import failures, measure, worst
+from q3_runtime.fidelity import failures, worst
 from q3_runtime.golden import Golden
 from q3_runtime.manifest import Manifest
+from q3_runtime.vector_fidelity import measure
 
 FILES = {
     "README.md", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json",
@@ -62,7 +63,7 @@ def test_swapping_two_golden_vectors_fails_the_check(folder: Path) -> None:
     golden = Golden.read(folder)
     vectors = golden.vectors.copy()
     vectors[[40, 80]] = vectors[[80, 40]]
-    figures = measure(Embedder(folder, self_check=False, check_hashes=False), Golden(golden.probes, vectors)).figures
+    figures = measure(Embedder(folder, self_check=False, check_hashes=False), Golden(golden.probes, vectors))[0]
     assert failures(figures, {"min": 0.99999}, "fp32")
 
 
@@ -159,7 +160,7 @@ def test_worst_lists_the_furthest_probes_first(folder: Path) -> None:
     golden = Golden.read(folder)
     cosines = np.ones(128, dtype=np.float32)
     cosines[[3, 99]] = 0.2, 0.1
-    assert [row["probe"] for row in worst(golden, cosines, 2)] == [99, 3]
+    assert [row["probe"] for row in worst(golden, cosines, "cosine", 2)] == [99, 3]
 
 
 def test_golden_vectors_are_readable_with_the_safetensors_library(folder: Path) -> None:
@@ -197,10 +198,12 @@ def test_a_model_that_is_not_there_says_what_to_give(tmp_path: Path, model: str,
         export_model(model, quant="fp32", out=tmp_path / "out")
 
 
-def test_a_reranker_is_refused_before_anything_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_that_contradicts_the_key_is_refused_before_anything_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection was opened"))
-    with pytest.raises(ModelError, match="reranker-4B: a reranker, this version exports embedding models only"):
-        export_model("reranker-4B", out=tmp_path / "out")
+    with pytest.raises(ModelError, match="reranker-4B: its kind is reranker, --kind says embedding"):
+        export_model("reranker-4B", kind="embedding", out=tmp_path / "out")
 
 
 def test_probes_of_the_wrong_form_are_refused(checkpoint: Path, tmp_path: Path) -> None:

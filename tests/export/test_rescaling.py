@@ -14,7 +14,7 @@ from transformers import AutoModel
 from q3_export import export_model
 from q3_export.calibration import ActivationRanges
 from q3_export.checkpoint import open_checkpoint
-from q3_export.probes import CALIBRATION, read_probes, run_reference
+from q3_export.probes import read_probes, run_reference
 from q3_export.rescaling import Rescaling
 from q3_runtime.errors import FidelityError
 from q3_runtime.manifest import Manifest
@@ -103,7 +103,7 @@ def test_a_checkpoint_without_spikes_is_not_rescaled_and_reaches_the_floor(check
 def test_a_text_that_overflows_and_that_calibration_did_not_show_exits_4_and_suggests_q8(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint")
     opened = open_checkpoint(folder)
-    seen = {number for probe in read_probes(None, opened, shipped=CALIBRATION) for number in probe.ids}
+    seen = {number for probe in read_probes(None, opened, judging=False) for number in probe.ids}
     trigger = next(probe.ids[0] for probe in read_probes(None, opened) if probe.ids[0] not in seen)
     weights = load_file(folder / "model.safetensors")
     weights["embed_tokens.weight"][trigger, 3] = 2e5  # finite in bf16 and float32, not in float16
@@ -136,7 +136,7 @@ def test_factors_cancel_out() -> None:
 def test_probes_are_not_calibrated_on(checkpoint: Path) -> None:
     opened = open_checkpoint(checkpoint)
     probes = read_probes(None, opened)
-    calibration = read_probes(None, opened, shipped=CALIBRATION)
+    calibration = read_probes(None, opened, judging=False)
     assert not {probe.text for probe in probes} & {probe.text for probe in calibration}
     assert sum(len(probe.ids) for probe in calibration) > 5_000
     both, alone = run_reference(opened, probes), run_reference(opened, probes, run_reference(opened, probes).golden)

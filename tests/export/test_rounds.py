@@ -75,7 +75,7 @@ def test_four_quants_in_one_call_are_of_the_sizes_their_bits_promise(healthy: Pa
         graph = (folder / entry.onnx_file).stat().st_size
         assert entry.total_bytes - graph <= weights[name] + table * 8.25 / 8 + 80_000 + wider, name
         assert entry.recipe["linears"] == RECIPES[name].linears.describe()
-        floor = RECIPES[name].quant.floor
+        floor = RECIPES[name].quant.floor()
         assert entry.fidelity["mean"] >= floor.get("mean", 0)
         assert entry.fidelity["min"] >= floor["min"]
         assert entry.fidelity["batch_invariance"] >= 0.9999

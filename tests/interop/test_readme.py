@@ -13,16 +13,17 @@ from tests.conftest import ROOT
 from q3_runtime import Embedder
 
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-ELSEWHERE = ("scripts/demo", "pip install", "q3-export --model 0.6B")
-"""test_demo.py and test_fresh_environment.py run these; the last needs a network, see tests/export/test_hub.py."""
+ELSEWHERE = ("scripts/demo", "pip install", "q3-export --model 0.6B", "q3-export --model reranker-0.6B")
+"""test_demo.py and test_fresh_environment.py run these; the last two need a network, see tests/export/test_hub.py."""
 
 
 @pytest.fixture(scope="module")
-def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint, mini under the name of another, and some notes."""
+def newcomer(reranker_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, mini under the name of another, some notes, and an exported reranker."""
     home = tmp_path_factory.mktemp("newcomer")
     shutil.copytree(ROOT / "models/mini", home / "Qwen3-Embedding-0.6B")
     shutil.copy(ROOT / "examples/notes.txt", home / "notes.txt")
+    shutil.copytree(reranker_folder, home / "qwen3-reranker-0.6b-onnx")
     return home
 
 
@@ -40,7 +41,7 @@ def test_every_block_of_the_readme_runs_in_order(newcomer: Path) -> None:
             )
             assert result.returncode == 0, f"{step[-1]}\n{result.stderr}"
             ran += 1
-    assert ran == 10
+    assert ran == 12
     assert (newcomer / "vectors.npy").exists()
     assert (newcomer / "qwen3-embedding-0.6b-onnx/q3.json").exists()
 

@@ -11,7 +11,7 @@ from tests.support.checkpoints import MINI, write_checkpoint
 from q3_export import export_model
 from q3_export.checkpoint import open_checkpoint
 from q3_export.output_ranges import MARGIN, output_ranges
-from q3_export.probes import CALIBRATION, read_probes
+from q3_export.probes import read_probes
 from q3_export.reference import embed
 from q3_runtime import Embedder
 from q3_runtime.golden import Golden
@@ -55,7 +55,7 @@ def test_no_probe_lies_outside_the_ranges(model: Embedder) -> None:
 
 def test_ranges_are_the_calibration_texts_with_a_margin(folder: Path, checkpoint: Path) -> None:
     opened = open_checkpoint(checkpoint)
-    vectors = embed(opened, [probe.ids for probe in read_probes(None, opened, shipped=CALIBRATION)])
+    vectors = embed(opened, [probe.ids for probe in read_probes(None, opened, judging=False)])
     low, high = vectors.min(axis=0), vectors.max(axis=0)
     found = Embedder(folder, self_check=False).ranges
     np.testing.assert_allclose(found[0], low - MARGIN * (high - low), atol=2e-6)

@@ -19,7 +19,7 @@ import pytest
 
 from q3_runtime import Embedder
 from q3_runtime.cli import main
-from q3_runtime.fidelity import measure
+from q3_runtime.vector_fidelity import measure
 
 LINES = [
     "The capital of China is Beijing.",
@@ -356,7 +356,7 @@ def test_verify_gives_all_figures_as_json(folder, model, capsys):
     assert set(figures) >= FIGURES
     assert figures["failures"] == []
     assert len(figures["worst"]) == 3
-    again = json.loads(json.dumps(measure(model, Golden.read(folder)).figures))
+    again = json.loads(json.dumps(measure(model, Golden.read(folder))[0]))
     assert {name: figures[name] for name in again} == again
     assert figures["min"] >= figures["floor"]["min"]
 

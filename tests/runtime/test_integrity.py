@@ -289,9 +289,9 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         Embedder(tmp_path / "model.onnx")
 
 
-def test_a_folder_of_another_kind_is_refused(copy):
+def test_a_kind_that_the_figures_contradict_is_damage(copy):
     edit_manifest(copy, lambda content: content.update(kind="reranker"))
-    with pytest.raises(ModelError, match="a reranker, expected an embedding model"):
+    with pytest.raises(IntegrityError, match=r"q3.json: damaged \(KeyError: 'score_delta'\)"):
         Embedder(copy)
 
 

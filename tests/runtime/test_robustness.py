@@ -68,7 +68,7 @@ def narrow(folder: Path, room: int) -> tuple[Runner, list[int]]:
         return room
 
     entry = Manifest.read(folder).quants["fp32"]
-    return Runner(open_session(folder, entry, CPU), 0, ModelSizes.read(folder), available), asked
+    return Runner(open_session(folder, entry, CPU), 0, ModelSizes.read(folder), available=available), asked
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(folder, model):

@@ -10,8 +10,8 @@ from onnxruntime.quantization import QuantType, matmul_nbits_quantizer, quantize
 from tests.support.fake_quantization import BLOCK, Figures
 
 from q3_runtime import Embedder
-from q3_runtime.fidelity import measure
 from q3_runtime.golden import Golden
+from q3_runtime.vector_fidelity import measure
 
 GRAPH = "onnx/model.onnx"
 Quantizer = Callable[[Path, Path], object]
@@ -53,5 +53,5 @@ def requantize(folder: Path, target: Path, quantizer: Quantizer) -> Path:
 def figures(folder: Path) -> Figures:
     """Cosines of the folder's vectors, as the runtime makes them, to the golden ones."""
     with Embedder(folder, quant="fp32", self_check=False, check_hashes=False) as model:
-        found = measure(model, Golden.read(folder)).figures
+        found = measure(model, Golden.read(folder))[0]
     return Figures(found["mean"], found["min"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q3_export.checkpoint import open_checkpoint
-from q3_export.probes import CALIBRATION, PROBES, read_probes
+from q3_export.probes import read_probes
 
 FIRST_SHARE = 0.25
 """A trigger stands first at least in this share of all the places where it stands."""
@@ -26,8 +26,8 @@ def choose_triggers(folder: Path) -> Triggers:
     The token that ends every text never spikes: it is what is pooled.
     """
     checkpoint = open_checkpoint(folder)
-    probes = [probe.ids for probe in read_probes(None, checkpoint, shipped=PROBES)]
-    texts = probes + [probe.ids for probe in read_probes(None, checkpoint, shipped=CALIBRATION)]
+    probes = [probe.ids for probe in read_probes(None, checkpoint)]
+    texts = probes + [probe.ids for probe in read_probes(None, checkpoint, judging=False)]
     first = Counter(ids[0] for ids in texts if len(ids) > 1)
     everywhere = Counter(token for ids in texts for token in ids)
     final = {ids[-1] for ids in texts}

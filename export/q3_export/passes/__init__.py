@@ -17,6 +17,7 @@ from q3_export.passes.last_token_pooling import last_token_pooling
 from q3_export.passes.quantized_linears import quantized_linears
 from q3_export.passes.quantized_table import quantized_table
 from q3_export.passes.released_caches import released_caches
+from q3_export.passes.score_head import score_head
 from q3_export.passes.skip_norms import skip_norms
 from q3_export.passes.transposed_weights import transposed_weights
 from q3_export.quantize.formats import FLOAT, Format
@@ -25,18 +26,24 @@ if TYPE_CHECKING:
     from q3_export.rescaling import Rescaling
 
 
-def for_embedding(
+ENDS = {"embedding": last_token_pooling, "reranker": score_head}
+"""Kind of a model → what follows its hidden states."""
+
+
+def finished(
     model: ir.Model,
     *,
+    kind: str = "embedding",
     pooled_only: bool = False,
     rescaling: "Rescaling | None" = None,
     format_of: Callable[[str], Format] = lambda _: FLOAT,
     table: Format = FLOAT,
 ) -> ir.Model:
-    """The traced hidden states → the embedding graph of the folder's contract.
+    """The traced hidden states → the graph of the folder's contract.
 
     Args:
         model: as :func:`q3_export.tracing.trace` gives it.
+        kind: ``embedding`` or ``reranker``, which gives scores only.
         pooled_only: drop the output ``last_hidden_state`` and let the last layer compute one token a text.
         rescaling: makes it a float16 graph; the weights bound to it must be rescaled likewise.
         format_of: the name of a linear's weight → how it is stored.
@@ -45,9 +52,9 @@ def for_embedding(
     for each in (constant_reshapes, clean, constant_reshapes, transposed_weights):
         model = each(model)
     model = skip_norms(model) if rescaling is None else half_precision(model, rescaling.norm_epsilon)
-    if pooled_only:
+    if pooled_only or kind == "reranker":
         model = last_layer_one_token(model)
     model = quantized_table(quantized_linears(model, format_of), table)
-    for each in (released_caches, last_token_pooling, canonical_padding, finish):
+    for each in (released_caches, ENDS[kind], canonical_padding, finish):
         model = each(model)
     return model

@@ -69,17 +69,14 @@ class _SharedActivations:
         self.model, self.tape = model, Tape(model.graph)
         self.known: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
-    def of(self, values: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """[B, T, K] float32 → [B, T, K] uint8 around 128, and [B, T, 1] float32."""
+    def of(self, values: ir.Value, columns: int) -> tuple[ir.Value, ir.Value]:
+        """[B, T, K] float32 with K ``columns`` → [B, T, K] uint8 around 128, and [B, T, 1] float32."""
         if values not in self.known:
-            self.known[values] = self._quantize(values)
+            self.known[values] = self._quantize(values, columns)
         return self.known[values]
 
-    def _quantize(self, values: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def _quantize(self, values: ir.Value, columns: int) -> tuple[ir.Value, ir.Value]:
         model, op = self.model, self.tape.op
-        assert values.shape is not None
-        columns = values.shape[2]
-        assert isinstance(columns, int)
         largest = op("ReduceMax", [op("Abs", [values]), integers(model, "last_axis", -1)], {"keepdims": 1})
         scales = op("Max", [op("Mul", [largest, scalar(model, "per_127", 1 / 127)]), scalar(model, "smallest_scale", SMALLEST)])
         by_token = op("Reshape", [scales, integers(model, "flat", -1)])
@@ -90,9 +87,10 @@ class _SharedActivations:
 
 
 def _per_token(model: ir.Model, shared: _SharedActivations, source: ir.Value, weight: ir.Value, form: Format) -> ir.Value:
-    rounded, token_scales = shared.of(source)
     assert weight.shape is not None
     K, N = weight.shape
+    assert isinstance(K, int)
+    rounded, token_scales = shared.of(source, K)
     numbers = stored(model, Stored(str(weight.name), form, "numbers"), ir.DataType.INT8, K, N)
     scales = stored(model, Stored(str(weight.name), form, "scales"), ir.DataType.FLOAT, N)
     zero = tensor(model, "activation_zero_point", ir.tensor(ZERO_POINT, dtype=ir.DataType.UINT8))

@@ -77,6 +77,8 @@ class Plan:
     importance: dict[str, torch.Tensor] = field(default_factory=dict)
     narrow: dict[str, float] = field(default_factory=dict)
     wide: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    """How many a linear has."""
     mlp: list[float] = field(default_factory=list)
     """Largest input of each layer's down_proj, once folded: what float16 needs to know."""
 
@@ -141,6 +143,7 @@ class Sensitivity:
             half = halves[takers[0].split(".")[0]]
             for name in takers:
                 plan.importance[prefix + name] = importance.cpu()
+                plan.weights[prefix + name] = layer.get_submodule(name).weight.numel()
                 for costs, form in ((plan.narrow, plan.form), (plan.wide, plan.wider)):
                     costs[prefix + name] = 0.0
                     if form.bits:

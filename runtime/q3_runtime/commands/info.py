@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+from typing import Any
 
 from q3_runtime.command_line import print_json
 
@@ -28,15 +29,24 @@ def run(args: Namespace) -> int:
     print(f"source      {source['id']} ({manifest.kind}), sha256 {str(source['sha256'])[:12]}…")
     print(f"license     {manifest.license or 'not stated by the source'}")
     print(f"made with   {', '.join(f'{name} {number}' for name, number in manifest.made_with.items())}")
-    print(f"vectors     {manifest.dims} dimensions, can be cut to {dims}; texts of up to {manifest.max_tokens} tokens")
+    if manifest.kind == "embedding":
+        print(f"vectors     {manifest.dims} dimensions, can be cut to {dims}; texts of up to {manifest.max_tokens} tokens")
+    else:
+        print(f"scores      of pairs of query and document, of up to {manifest.max_tokens} tokens with the template")
     for name, text in manifest.prompts.items():
         print(f"prompt      {name}: {json.dumps(text, ensure_ascii=False)}")
     for name, entry in manifest.quants.items():
         figures = entry.fidelity
-        measured = f"cosine mean {figures['mean']:.6f}, min {figures['min']:.6f}" if figures else "not measured"
+        measured = _measured(figures) if figures else "not measured"
         default = " (default here)" if name == quant else ""
         print(
             f"quant       {name}{default}: {entry.total_bytes / 1e6:,.1f} MB, {measured}, onnxruntime {entry.min_onnxruntime}+"
         )
     print(f"providers   {', '.join(available_providers())}; default here: {provider}")
     return 0
+
+
+def _measured(figures: dict[str, Any]) -> str:
+    if "score_delta" in figures:
+        return f"rank correlation {figures['spearman']:.6f}, largest difference of a score {figures['score_delta']:.6f}"
+    return f"cosine mean {figures['mean']:.6f}, min {figures['min']:.6f}"

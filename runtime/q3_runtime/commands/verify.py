@@ -42,8 +42,19 @@ def run(args: Namespace) -> int:
 def summary(quant: str, result: dict[str, Any]) -> str:
     """The verdict in a line."""
     verdict = "OK    " if not result["failures"] else "NOT OK"
+    floor = ", ".join(f"{name} {limit:g}" for name, limit in result["floor"].items())
+    return f"{verdict} {quant}: {fidelity_in_words(result)}; floor: {floor}; on {result['provider']}"
+
+
+def fidelity_in_words(figures: dict[str, Any]) -> str:
+    """The figures that matter most, of vectors or of scores."""
+    if "score_delta" in figures:
+        return (
+            f"scores against PyTorch fp32 over {figures['probes']} pairs: rank correlation {figures['spearman']:.6f}, largest "
+            f"difference {figures['score_delta']:.6f}, of the log-odds {figures['log_odds_delta']:.4f} (their spread is "
+            f"{figures['log_odds_std']:.2f}); alone against batched: {figures['batch_score_delta']:.1e}"
+        )
     return (
-        f"{verdict} {quant}: cosine to PyTorch fp32 over {result['probes']} texts: mean {result['mean']:.6f}, "
-        f"min {result['min']:.6f} (floor {result['floor']['min']:g}); same top 10: {result['top10_overlap']:.1%}; "
-        f"alone against batched: {result['batch_invariance']:.6f}; on {result['provider']}"
+        f"cosine to PyTorch fp32 over {figures['probes']} texts: mean {figures['mean']:.6f}, min {figures['min']:.6f}; "
+        f"same top 10: {figures['top10_overlap']:.1%}; alone against batched: {figures['batch_invariance']:.6f}"
     )

@@ -11,7 +11,7 @@ from tests.support.quality import spearman
 
 from q3_export import reference
 from q3_export.checkpoint import open_checkpoint
-from q3_export.probes import CALIBRATION, read_probes
+from q3_export.probes import read_probes
 from q3_export.quantize.formats import BLOCKS4, FLOAT
 from q3_export.quantize.rounding import as_computed, rounded
 from q3_export.quantize.sensitivity import Plan, Sensitivity
@@ -22,7 +22,7 @@ FORMS = (BLOCKS4.name, FLOAT.name)
 def planned(folder: Path) -> Plan:
     checkpoint = open_checkpoint(folder)
     sensitivity = Sensitivity([FORMS], first_row=0)
-    ids = [probe.ids for probe in read_probes(None, checkpoint, shipped=CALIBRATION)[::3]]
+    ids = [probe.ids for probe in read_probes(None, checkpoint, judging=False)[::3]]
     reference.embed(checkpoint, ids, observers=[sensitivity])
     return sensitivity.plans[FORMS]
 

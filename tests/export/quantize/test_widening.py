@@ -10,7 +10,7 @@ TARGET = {"mean": 0.97, "min": 0.95}
 
 
 def plan(**narrow: float) -> Plan:
-    return Plan(BLOCKS4, BLOCKS8, narrow=narrow, wide=dict.fromkeys(narrow, 0.0))
+    return Plan(BLOCKS4, BLOCKS8, narrow=narrow, wide=dict.fromkeys(narrow, 0.0), weights=dict.fromkeys(narrow, 1000))
 
 
 def test_nothing_is_asked_of_figures_that_are_good_enough() -> None:
@@ -20,9 +20,16 @@ def test_nothing_is_asked_of_figures_that_are_good_enough() -> None:
 
 
 def test_the_costliest_go_first_and_only_as_many_as_needed() -> None:
-    costs = plan(a=1.0, b=5.0, c=2.0, d=0.5, e=0.5)  # of 9: widening b leaves 4, less than .9 / 1.0 · .8 · 9 needs
+    costs = plan(a=1.0, b=5.0, c=2.0, d=0.5, e=0.5)  # of 9: widening b leaves 4, less than half; c leaves 2
     assert widened(costs, [], {"mean": 0.9700001 - 0.0033, "min": 0.95}, TARGET) == ["b"]
-    assert widened(costs, [], {"mean": 0.94, "min": 0.90}, TARGET) == ["b", "c"]
+    assert widened(costs, [], {"mean": 0.94, "min": 0.90}, TARGET) == ["b"]
+    assert widened(costs, [], {"mean": 0.92, "min": 0.90}, TARGET) == ["b", "c"]
+
+
+def test_a_small_linear_goes_before_a_large_one_that_saves_little_more() -> None:
+    costs = plan(large=3.0, small=2.0)
+    costs.weights.update(large=3000, small=1000)
+    assert widened(costs, [], {"mean": 0.96, "min": 0.95}, TARGET) == ["small"]
 
 
 def test_a_round_always_adds_one_and_keeps_those_before() -> None:

@@ -1,0 +1,45 @@
+"""A pair's body → token ids between the ids of the template's prefix and suffix."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from q3_runtime.errors import UsageError
+from q3_runtime.templates import Template
+from q3_runtime.tokenization import Encoded, Tokenizer
+
+
+class PairTokenizer:
+    """The folder's tokenizer.json, twice: as it is for prefix and suffix, and without any added token for bodies.
+
+    So ``<|im_end|>`` or ``</think>`` in a document is a row of ordinary characters and cannot end the user's turn.
+
+    Args:
+        path: tokenizer.json of a reranker, which appends nothing.
+        max_tokens: the longest sequence, prefix and suffix counted.
+        template: its constant parts.
+
+    Raises:
+        IntegrityError: not a tokenizer.
+        UsageError: a template that leaves no room for a body.
+    """
+
+    def __init__(self, path: Path, max_tokens: int, template: Template) -> None:
+        whole = Tokenizer(path, max_tokens)
+        self.prefix, self.suffix = (item.ids for item in whole.encode([template.prefix, template.suffix]))
+        self.max_body = max_tokens - len(self.prefix) - len(self.suffix)
+        if self.max_body < 1:
+            raise UsageError(f"the template takes {max_tokens - self.max_body} tokens, expected fewer than {max_tokens}")
+        self._body = Tokenizer(path, self.max_body, plain=True)
+
+    def encode(
+        self, bodies: Sequence[str], *, truncate: bool = True, errors: str = "strict", first_index: int = 0
+    ) -> list[Encoded]:
+        """Ids of prefix, body and suffix for each body, int64 [T]; only a body is ever cut, at its end.
+
+        Raises:
+            TextTypeError, TextError, TooLongError: see q3_runtime.tokenization.
+        """
+        encoded = self._body.encode(bodies, truncate=truncate, errors=errors, first_index=first_index)
+        return [Encoded(np.concatenate([self.prefix, item.ids, self.suffix]), item.truncated) for item in encoded]

@@ -1,0 +1,167 @@
+"""Pairs of query and document → how well the one answers the other, from an exported folder, with onnxruntime alone."""
+
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from q3_runtime import loading
+from q3_runtime.batching import BATCH_TOKENS, batches
+from q3_runtime.errors import TextTypeError, UsageError
+from q3_runtime.golden import Probe
+from q3_runtime.pair_tokenization import PairTokenizer
+from q3_runtime.scores import Ranking, Scores, probabilities
+from q3_runtime.self_check import check_score
+from q3_runtime.templates import Template
+from q3_runtime.tokenization import Encoded, checked
+from q3_runtime.vectors import check_finite
+
+WINDOW = 4096
+"""Pairs tokenized and sorted at a time."""
+
+
+class Reranker:
+    """An exported reranker, ready to score, in the process that loaded it. Threads may share it.
+
+    Args:
+        folder: the exported folder, or ``ORG/NAME`` on the hub: then the files that are used are downloaded.
+        quant: which of its quants; None takes the best present for the provider.
+        provider: ``auto``, ``cpu``, ``cuda``, or any onnxruntime provider by its name.
+        threads: threads of one run; None takes the physical cores that this process may use.
+        self_check: score one of the golden pairs now and compare with PyTorch; not done with a template of one's own.
+        check_hashes: compare the sha256 of every file that is used with the manifest; remembered between runs.
+        template: the words around query and document; None takes the model's own, which it was trained with.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelError, IntegrityError, ProviderError, UsageError: see q3_runtime.errors; BusyError where the hub is away.
+    """
+
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        *,
+        quant: str | None = None,
+        provider: str = "auto",
+        threads: int | None = None,
+        self_check: bool = True,
+        check_hashes: bool = True,
+        template: Template | None = None,
+        revision: str | None = None,
+    ) -> None:
+        found = loading.find(folder, "reranker", quant=quant, provider=provider, check_hashes=check_hashes, revision=revision)
+        self.folder, self.manifest, self.quant, self.provider = found
+        self.template = template or Template.from_prompts(self.manifest.prompts)
+        self.tokenizer = PairTokenizer(self.folder / "tokenizer.json", self.manifest.max_tokens, self.template)
+        self._runner = loading.start(found, pad_id=int(self.tokenizer.suffix[-1]), threads=threads)
+        if self_check and template is None:
+            check_score(self)
+
+    def close(self) -> None:
+        """Give the model's memory back. Using it afterwards is a UsageError; closing twice is fine."""
+        self._runner.close()
+
+    def __enter__(self) -> "Reranker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        instruction: str | None = None,
+        raw: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+        truncate: bool = True,
+        errors: str = "strict",
+        progress: bool = False,
+    ) -> Scores:
+        """Scores of pairs (query, document), float32 [N]; ``.scale`` says whether they are probabilities or log-odds.
+
+        A pair's score does not depend on the pairs beside it, nor on their order.
+
+        Args:
+            pairs: nothing in their texts is read as a special token, ``<|im_end|>`` neither.
+            instruction: the task in English; None takes the template's.
+            raw: log-odds, logit(yes) − logit(no), instead of the probability of yes against no, 0 to 1.
+            batch_tokens: budget of one run, rows × longest row.
+            truncate: cut pairs longer than the model takes, at the end of the document (said once); False: raise.
+            errors: ``strict`` refuses a lone surrogate, ``replace`` puts U+FFFD there.
+            progress: a progress bar on standard error.
+
+        Raises:
+            TextTypeError, TextError, TooLongError, UsageError, NonFiniteError, TooLargeError: see q3_runtime.errors;
+                ProviderError in a fork.
+        """
+        self._runner.session()
+        if type(batch_tokens) is not int or batch_tokens < 1:
+            raise UsageError(f"batch_tokens is {batch_tokens!r}, expected a whole number of at least 1, {BATCH_TOKENS} say")
+        if errors not in ("strict", "replace"):
+            raise UsageError(f"errors is {errors!r}, expected 'strict' or 'replace'")
+        bodies = [self._body(i, pair, instruction, errors) for i, pair in enumerate(pairs)]
+        found = np.empty(len(bodies), dtype=np.float32)
+        cut: list[int] = []
+        with tqdm(total=len(bodies), unit="pair", disable=not progress) as bar:
+            for start in range(0, len(bodies), WINDOW):
+                encoded = self.tokenizer.encode(bodies[start : start + WINDOW], truncate=truncate, first_index=start)
+                cut += [start + i for i, item in enumerate(encoded) if item.truncated]
+                for rows in batches([len(item.ids) for item in encoded], batch_tokens):
+                    names = [start + row for row in rows]
+                    logits = self._runner.run([encoded[row].ids for row in rows], names)
+                    check_finite(logits, names, what="score")
+                    found[names] = logits[:, 0]
+                    bar.update(len(rows))
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(bodies)} pairs had more than {self.manifest.max_tokens} tokens and were cut, "
+                f"the first is pair {cut[0]}; pass truncate=False to refuse them",
+                stacklevel=2,
+            )
+        return Scores(found, "log_odds") if raw else Scores(probabilities(found), "probability")
+
+    def rank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None, **options: bool
+    ) -> Ranking:
+        """``(index, score)`` of the documents, best first; equal scores in the order given. ``.scale`` as for :meth:`score`.
+
+        Args:
+            query: one query.
+            documents: its candidates.
+            top_n: how many to give; None: all.
+            instruction: the task in English; None takes the template's.
+            options: further ones of :meth:`score`.
+
+        Raises:
+            UsageError: ``top_n`` is no whole number of at least 1; others as for :meth:`score`.
+        """
+        if top_n is not None and (type(top_n) is not int or top_n < 1):
+            raise UsageError(f"top_n is {top_n!r}, expected a whole number of at least 1, or None")
+        if isinstance(documents, str | bytes):
+            raise TextTypeError(0, [])
+        scores = self.score([(query, document) for document in documents], instruction=instruction, **options)  # type: ignore[arg-type]
+        best = np.argsort(-scores, kind="stable")[:top_n].tolist()
+        return Ranking(((row, float(scores[row])) for row in best), scores.scale)
+
+    def run(self, ids: Sequence[npt.NDArray[np.int64]], *, padding_side: str = "right") -> npt.NDArray[np.float32]:
+        """Log-odds of B token sequences, float32 [B, 1], not checked for NaN.
+
+        Raises:
+            TooLargeError, ProviderError, UsageError: see q3_runtime.runner.
+        """
+        return self._runner.run(ids, range(len(ids)), padding_side)
+
+    def encode_probes(self, probes: Sequence[Probe]) -> list[Encoded]:
+        """Token ids of golden pairs, whose texts are filled bodies."""
+        return self.tokenizer.encode([probe.text for probe in probes])
+
+    def _body(self, index: int, pair: tuple[str, str], instruction: str | None, errors: str) -> str:
+        """The filled template, made of checked texts."""
+        if isinstance(pair, str | bytes) or not hasattr(pair, "__len__") or len(pair) != 2:
+            raise UsageError(f"pair {index} is {str(pair)[:60]!r}, expected (query, document); pass a list of such pairs")
+        query, document = (checked(text, index, errors) for text in pair)
+        return self.template.fill(query, document, None if instruction is None else checked(instruction, None, errors))
