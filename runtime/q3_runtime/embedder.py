@@ -1,25 +1,21 @@
 """Texts → vectors, from an exported folder, with onnxruntime and nothing heavier."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from q3_runtime import loading, precisions
 from q3_runtime import prompts as prompt_words
-from q3_runtime.batching import BATCH_TOKENS, batches
-from q3_runtime.errors import ModelError, UsageError
+from q3_runtime.batching import BATCH_TOKENS
+from q3_runtime.errors import ModelError
 from q3_runtime.golden import Probe
 from q3_runtime.self_check import check_vector
 from q3_runtime.tokenization import Encoded, Tokenizer
-from q3_runtime.vectors import Vectors, check_finite, checked_dim, cosines
-
-WINDOW = 4096
-"""Texts tokenized and sorted at a time: memory stays flat however many there are."""
+from q3_runtime.vectors import Vectors, checked_dim, cosines
+from q3_runtime.windows import check_options, run_windows
 
 
 class Embedder:
@@ -132,31 +128,18 @@ class Embedder:
         dim = checked_dim(dim, self.dims)
         out = precisions.chosen(precision, dim)
         limits = precisions.chosen_ranges(precision, dim, ranges, lambda: self.ranges)
-        if type(batch_tokens) is not int or batch_tokens < 1:
-            raise UsageError(f"batch_tokens is {batch_tokens!r}, expected a whole number of at least 1, {BATCH_TOKENS} say")
-        if errors not in ("strict", "replace"):
-            raise UsageError(f"errors is {errors!r}, expected 'strict' or 'replace'")
+        check_options(batch_tokens, errors)
         prefix = prompt_words.resolve(self.prompts, prompt_name, prompt, instruction)
         every: Sequence[str] = texts if _is_list(texts) else [texts]  # type: ignore[list-item]  # what is no list is refused as a text
         vectors = out.empty(len(every), dim)
-        cut: list[int] = []
-        with tqdm(total=len(every), unit="text", disable=not progress) as bar:
-            for start in range(0, len(every), WINDOW):
-                window = every[start : start + WINDOW]
-                encoded = self.tokenizer.encode(window, prefix=prefix, truncate=truncate, errors=errors, first_index=start)
-                cut += [start + i for i, item in enumerate(encoded) if item.truncated]
-                for rows in batches([len(item.ids) for item in encoded], batch_tokens):
-                    names = [start + row for row in rows]
-                    full = self._runner.run([encoded[row].ids for row in rows], names)
-                    check_finite(full, names)
-                    vectors[names] = out.convert(full, dim, limits)
-                    bar.update(len(rows))
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(every)} texts had more than {self.manifest.max_tokens} tokens and were cut, "
-                f"the first is text {cut[0]}; pass truncate=False to refuse them",
-                stacklevel=2,
-            )
+
+        def encode(start: int, stop: int) -> list[Encoded]:
+            window = every[start:stop]
+            return self.tokenizer.encode(window, prefix=prefix, truncate=truncate, errors=errors, first_index=start)
+
+        options: dict[str, Any] = {"batch_tokens": batch_tokens, "max_tokens": self.manifest.max_tokens, "progress": progress}
+        for rows, full in run_windows(self._runner, len(every), encode, what="vector", **options):
+            vectors[rows] = out.convert(full, dim, limits)
         return vectors[0] if isinstance(texts, str) else vectors
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> npt.NDArray[Any]:

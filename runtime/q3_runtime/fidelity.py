@@ -1,5 +1,6 @@
 """How near is a folder to PyTorch, and is that near enough? Measured through the whole runtime: tokenizer, batches, session."""
 
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def failures(figures: dict[str, Any], floor: dict[str, float], quant: str) -> li
 def worst(golden: Golden, values: npt.NDArray[np.float32], unit: str, count: int = 3) -> list[dict[str, Any]]:
     """The probes that are furthest from PyTorch, worst first; ``unit`` says what the values [N] are."""
     rows = np.argsort(-values if unit in UPPER_LIMITS else values)[:count].tolist()
-    return [
-        {"probe": row, "group": golden.probes[row].group, unit: float(values[row]), "text": golden.probes[row].text[:60]}
-        for row in rows
-    ]
+    pairs = [probe.text for probe in golden.probes if probe.kind == "pair"]
+    start = len(commonprefix(pairs))  # noqa: RUF071  characters, the template's, are what is meant
+    texts = [probe.text[start : start + 60] for probe in golden.probes]
+    return [{"probe": row, "group": golden.probes[row].group, unit: float(values[row]), "text": texts[row]} for row in rows]

@@ -1,15 +1,14 @@
 """Pairs of query and document → how well the one answers the other, from an exported folder, with onnxruntime alone."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from q3_runtime import loading
-from q3_runtime.batching import BATCH_TOKENS, batches
+from q3_runtime.batching import BATCH_TOKENS
 from q3_runtime.errors import TextTypeError, UsageError
 from q3_runtime.golden import Probe
 from q3_runtime.pair_tokenization import PairTokenizer
@@ -17,10 +16,7 @@ from q3_runtime.scores import Ranking, Scores, probabilities
 from q3_runtime.self_check import check_score
 from q3_runtime.templates import Template
 from q3_runtime.tokenization import Encoded, checked
-from q3_runtime.vectors import check_finite
-
-WINDOW = 4096
-"""Pairs tokenized and sorted at a time."""
+from q3_runtime.windows import check_options, run_windows
 
 
 class Reranker:
@@ -72,7 +68,7 @@ class Reranker:
 
     def score(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Iterable[tuple[str, str]],
         *,
         instruction: str | None = None,
         raw: bool = False,
@@ -99,29 +95,17 @@ class Reranker:
                 ProviderError in a fork.
         """
         self._runner.session()
-        if type(batch_tokens) is not int or batch_tokens < 1:
-            raise UsageError(f"batch_tokens is {batch_tokens!r}, expected a whole number of at least 1, {BATCH_TOKENS} say")
-        if errors not in ("strict", "replace"):
-            raise UsageError(f"errors is {errors!r}, expected 'strict' or 'replace'")
-        bodies = [self._body(i, pair, instruction, errors) for i, pair in enumerate(pairs)]
-        found = np.empty(len(bodies), dtype=np.float32)
-        cut: list[int] = []
-        with tqdm(total=len(bodies), unit="pair", disable=not progress) as bar:
-            for start in range(0, len(bodies), WINDOW):
-                encoded = self.tokenizer.encode(bodies[start : start + WINDOW], truncate=truncate, first_index=start)
-                cut += [start + i for i, item in enumerate(encoded) if item.truncated]
-                for rows in batches([len(item.ids) for item in encoded], batch_tokens):
-                    names = [start + row for row in rows]
-                    logits = self._runner.run([encoded[row].ids for row in rows], names)
-                    check_finite(logits, names, what="score")
-                    found[names] = logits[:, 0]
-                    bar.update(len(rows))
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(bodies)} pairs had more than {self.manifest.max_tokens} tokens and were cut, "
-                f"the first is pair {cut[0]}; pass truncate=False to refuse them",
-                stacklevel=2,
-            )
+        check_options(batch_tokens, errors)
+        every = list(pairs)
+
+        def encode(start: int, stop: int) -> list[Encoded]:
+            bodies = [self._body(i, every[i], instruction, errors) for i in range(start, stop)]
+            return self.tokenizer.encode(bodies, truncate=truncate, first_index=start)
+
+        found = np.empty(len(every), dtype=np.float32)
+        options: dict[str, Any] = {"batch_tokens": batch_tokens, "max_tokens": self.manifest.max_tokens, "progress": progress}
+        for rows, logits in run_windows(self._runner, len(every), encode, what="score", **options):
+            found[rows] = logits[:, 0]
         return Scores(found, "log_odds") if raw else Scores(probabilities(found), "probability")
 
     def rank(

@@ -21,7 +21,6 @@ import torch
 import transformers
 
 from q3_runtime import Embedder
-from q3_runtime.embedder import WINDOW
 from q3_runtime.errors import (
     InputError,
     IntegrityError,
@@ -34,6 +33,7 @@ from q3_runtime.errors import (
 )
 from q3_runtime.tensorfile import read_header
 from q3_runtime.tokenization import Tokenizer
+from q3_runtime.windows import WINDOW
 
 SECONDS = 20
 """No single text may keep a slow machine busy for longer."""

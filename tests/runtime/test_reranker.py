@@ -278,7 +278,6 @@ def test_q3_rerank_reads_lines_and_prints_json(capsys, monkeypatch, reranker_fol
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("a",), 2, "--query"),
         (("--query", "a", "--top", "0", "b"), 2, "--top is 0, expected at least 1"),
         (("--query", "a", "--quant", "q9", "b"), 2, "q9"),
     ],

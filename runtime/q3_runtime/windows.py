@@ -1,0 +1,72 @@
+"""What one call is given, a window at a time: tokenized, sorted into batches, run and checked, with one bar and one warning."""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+from tqdm import tqdm
+
+from q3_runtime.batching import BATCH_TOKENS, batches
+from q3_runtime.errors import UsageError
+from q3_runtime.runner import Runner
+from q3_runtime.tokenization import Encoded
+from q3_runtime.vectors import Vectors, check_finite
+
+WINDOW = 4096
+"""Texts or pairs tokenized and sorted at a time: memory stays flat however many there are."""
+NOUNS = {"vector": "text", "score": "pair"}
+"""What comes out → what it is made of."""
+
+
+def check_options(batch_tokens: int, errors: str) -> None:
+    """Of a call.
+
+    Raises:
+        UsageError: one that is of no use.
+    """
+    if type(batch_tokens) is not int or batch_tokens < 1:
+        raise UsageError(f"batch_tokens is {batch_tokens!r}, expected a whole number of at least 1, {BATCH_TOKENS} say")
+    if errors not in ("strict", "replace"):
+        raise UsageError(f"errors is {errors!r}, expected 'strict' or 'replace'")
+
+
+def run_windows(
+    runner: Runner,
+    count: int,
+    encode: Callable[[int, int], list[Encoded]],
+    *,
+    what: str,
+    batch_tokens: int,
+    max_tokens: int,
+    progress: bool,
+) -> Iterator[tuple[list[int], Vectors]]:
+    """Rows of a batch and what the model gives for them, float32 [B, X], until all ``count`` rows were given.
+
+    Args:
+        runner: runs a batch.
+        count: N.
+        encode: first row and the one behind the last → token ids of those between.
+        what: ``vector`` or ``score``.
+        batch_tokens: budget of one run, rows × longest row.
+        max_tokens: the limit at which ``encode`` cuts.
+        progress: a progress bar on standard error.
+
+    Raises:
+        NonFiniteError, TooLargeError, ProviderError: see q3_runtime.errors; what ``encode`` raises.
+    """
+    noun, cut = NOUNS[what], []
+    with tqdm(total=count, unit=noun, disable=not progress) as bar:
+        for start in range(0, count, WINDOW):
+            encoded = encode(start, min(start + WINDOW, count))
+            cut += [start + i for i, item in enumerate(encoded) if item.truncated]
+            for rows in batches([len(item.ids) for item in encoded], batch_tokens):
+                names = [start + row for row in rows]
+                found = runner.run([encoded[row].ids for row in rows], names)
+                check_finite(found, names, what=what)
+                yield names, found
+                bar.update(len(rows))
+    if cut:
+        warnings.warn(
+            f"{len(cut)} of {count} {noun}s had more than {max_tokens} tokens and were cut, "
+            f"the first is {noun} {cut[0]}; pass truncate=False to refuse them",
+            stacklevel=3,
+        )
