@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.conftest import ROOT
 
 from q3_runtime import Embedder, Reranker, Template
 from q3_runtime.cli import main
@@ -246,6 +248,15 @@ def test_a_score_that_is_no_number_names_its_pair(model: Reranker) -> None:
 def test_scores_keep_their_scale_when_copied() -> None:
     scores = Scores([0.25, 0.5], "probability")
     assert (scores.copy().scale, scores[[1]].scale) == ("probability", "probability")
+
+
+def test_the_python_of_the_document_runs_and_its_template_is_the_official_one(reranker_folder: Path, capsys) -> None:
+    document = (ROOT / "docs/reranker.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    exec(code.replace('"DIR"', repr(str(reranker_folder))), {})
+    assert capsys.readouterr().out == "probability probability log_odds\n"
+    shown = re.search(r"```\n(<\|im_start\|>system.*?)```", document, re.DOTALL)[1]
+    assert shown == OFFICIAL.prefix + OFFICIAL.body + OFFICIAL.suffix
 
 
 # q3 rerank
