@@ -137,8 +137,11 @@ class Embedder:
             window = every[start:stop]
             return self.tokenizer.encode(window, prefix=prefix, truncate=truncate, errors=errors, first_index=start)
 
-        options: dict[str, Any] = {"batch_tokens": batch_tokens, "max_tokens": self.manifest.max_tokens, "progress": progress}
-        for rows, full in run_windows(self._runner, len(every), encode, what="vector", **options):
+        windows = run_windows(
+            self._runner, len(every), encode, what="vector", batch_tokens=batch_tokens, max_tokens=self.manifest.max_tokens,
+            progress=progress,
+        )  # fmt: skip
+        for rows, full in windows:
             vectors[rows] = out.convert(full, dim, limits)
         return vectors[0] if isinstance(texts, str) else vectors
 

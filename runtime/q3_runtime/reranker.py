@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from os import PathLike
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,8 +102,11 @@ class Reranker:
             return self.tokenizer.encode(bodies, truncate=truncate, first_index=start)
 
         found = np.empty(len(every), dtype=np.float32)
-        options: dict[str, Any] = {"batch_tokens": batch_tokens, "max_tokens": self.manifest.max_tokens, "progress": progress}
-        for rows, logits in run_windows(self._runner, len(every), encode, what="score", **options):
+        windows = run_windows(
+            self._runner, len(every), encode, what="score", batch_tokens=batch_tokens, max_tokens=self.manifest.max_tokens,
+            progress=progress,
+        )  # fmt: skip
+        for rows, logits in windows:
             found[rows] = logits[:, 0]
         return Scores(found, "log_odds") if raw else Scores(probabilities(found), "probability")
 

@@ -94,7 +94,7 @@ def test_an_instruction_changes_the_score_as_a_template_with_it_does(reranker_fo
     own = Template(OFFICIAL.prefix, OFFICIAL.body, OFFICIAL.suffix, task)
     with Reranker(reranker_folder, quant="fp32", template=own) as other:
         assert abs(float(other.score([pair], raw=True)[0]) - told) <= 1e-5
-    assert abs(model.rank(*(QUERY, DOCUMENTS[:1]), instruction=task, raw=True)[0][1] - told) <= 1e-5
+    assert abs(model.rank(QUERY, DOCUMENTS[:1], instruction=task, raw=True)[0][1] - told) <= 1e-5
 
 
 def test_braces_in_a_text_are_text(model: Reranker) -> None:
