@@ -94,8 +94,8 @@ def run_reference(
     calibration = read_probes(calibration_file, checkpoint, judging=False)
     judging = [] if known else probes
     ranges = ActivationRanges(first_row=len(judging))
-    sensitivity = Sensitivity(forms, first_row=len(judging))
     ids = [probe.ids for probe in (*judging, *calibration)]
+    sensitivity = Sensitivity(forms, rows=range(len(judging), len(ids)))
     vectors = reference.RUN[checkpoint.kind](checkpoint, ids, observers=(ranges, sensitivity), device=device, progress=progress)
     return Reference(known or Golden(probes, vectors[: len(probes)]), vectors[len(judging) :], ranges, sensitivity.plans)
 

@@ -3,7 +3,7 @@
 Each text is run alone, without padding, so that the reference depends on nothing but the text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
@@ -86,8 +86,8 @@ def last_states(
     states = [table[torch.tensor(row)].to(device, torch.float32)[None] for row in ids]  # each [1, T, D]
     rotary = Qwen3RotaryEmbedding(config).to(device)
     positions = [torch.arange(state.shape[1], device=device)[None] for state in states]
-    layers = _layers(checkpoint, config, device)
-    for layer in tqdm(layers, "PyTorch reference", total=checkpoint.layers, unit="layer", disable=not progress):
+    for number in tqdm(range(checkpoint.layers), "PyTorch reference", unit="layer", disable=not progress):
+        layer = _layer(checkpoint, config, number, device)
         with ExitStack() as watching:
             for observer in observers:
                 watching.enter_context(observer.watching(layer))
@@ -100,17 +100,15 @@ def last_states(
                     position_ids=positions[row],
                     position_embeddings=rotary(state, positions[row]),
                 )
+        del layer  # before the next one is read
     norm = Qwen3RMSNorm(checkpoint.dims, eps=config.rms_norm_eps).to(device)
     norm.weight.data = checkpoint.float32("norm.weight").to(device)
     return torch.cat([norm(state)[:, -1] for state in states]).cpu()
 
 
-def _layers(checkpoint: Checkpoint, config: Qwen3Config, device: str) -> Iterator[Qwen3DecoderLayer]:
-    """Each decoder layer in turn; it can be freed before the next is made."""
-    for number in range(checkpoint.layers):
-        with torch.device("meta"):
-            layer = Qwen3DecoderLayer(config, number).eval()
-        prefix = f"layers.{number}."
-        weights = {name: checkpoint.float32(prefix + name).to(device) for name in layer.state_dict()}
-        layer.load_state_dict(weights, assign=True)
-        yield layer
+def _layer(checkpoint: Checkpoint, config: Qwen3Config, number: int, device: str) -> Qwen3DecoderLayer:
+    with torch.device("meta"):
+        layer = Qwen3DecoderLayer(config, number).eval()
+    weights = {name: checkpoint.float32(f"layers.{number}.{name}").to(device) for name in layer.state_dict()}
+    layer.load_state_dict(weights, assign=True)
+    return layer

@@ -37,6 +37,10 @@ class Shape:
 TINY = Shape()
 MINI = Shape(hidden=256, intermediate=768, layers=6, heads=4, kv_heads=2, head_dim=64)
 FULL_06B = Shape(hidden=1024, intermediate=3072, layers=28, heads=16, kv_heads=8, head_dim=128, vocab=151669, max_tokens=32768)
+FULL_4B = Shape(hidden=2560, intermediate=9728, layers=36, heads=32, kv_heads=8, head_dim=128, vocab=151665, max_tokens=40960)
+FULL_8B = Shape(hidden=4096, intermediate=12288, layers=36, heads=32, kv_heads=8, head_dim=128, vocab=151665, max_tokens=40960)
+PIECE = 1 << 26
+"""Values that are made at a time, a multiple of the 16 that torch draws together: cut so, they are the same numbers."""
 
 
 def write_checkpoint(
@@ -177,16 +181,19 @@ def _write_weights(
         filled += math.prod(tensor[1])
     for number, group in enumerate(groups, start=1):
         name = "model.safetensors" if shards == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        content = {
-            key: (
-                torch.randn(size, generator=generator).mul_(std) if std else 1 + 0.1 * torch.randn(size, generator=generator)
-            ).to(dtype)
-            for key, size, std in group
-        }
+        content = {key: _random(size, std, dtype, generator) for key, size, std in group}
         save_file(content, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(content, name)
     if shards > 1:
         _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def _random(size: tuple[int, ...], std: float, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    made = torch.empty(size, dtype=dtype)
+    for piece in made.flatten().split(PIECE):
+        values = torch.randn(piece.shape, generator=generator)
+        piece.copy_(values.mul_(std) if std else 1 + 0.1 * values)
+    return made
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -11,38 +11,50 @@ from q3_export.quantize.formats import Format
 
 SCALE_STEPS = tuple(0.70 + 0.05 * step for step in range(8))
 """Scales that are tried for a 4-bit block, as shares of the one that represents its largest value."""
+CHUNK = 1 << 18
+"""Values that are rounded at a time: what is computed on the way stays in a core's cache, which is 8 times as fast."""
 
 
 def quantized(weight: torch.Tensor, form: Format, importance: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Whole numbers [N, K', block] int8 and scales [N, K'] float32, K' = ⌈K / block⌉ stretches with one scale each.
 
     8 bits are rounded to nearest. 4 bits take, block by block, the scale with the least squared error, every column weighted
-    by ``importance``; the winner is then fitted to its numbers by least squares.
+    by ``importance``; the winner is then fitted to its numbers by least squares. A row does not depend on the others.
 
     Args:
         weight: [N, K] float32. A last block that is not full is filled with zeros.
         form: a row with bits.
         importance: [K], mean square of each input channel; None: all alike.
     """
-    blocks = _blocks(weight, form.block)
-    if form.bits == 8:
-        scales = _largest(blocks) / 127
-        return (blocks / scales).round_().to(torch.int8), scales.squeeze(-1)
+    rounding = _nearest if form.bits == 8 else _least_squares
+    parts = [
+        rounding(_blocks(rows, form.block), form, importance) for rows in torch.split(weight, max(1, CHUNK // weight.shape[1]))
+    ]
+    return torch.cat([numbers for numbers, _ in parts]), torch.cat([scales for _, scales in parts])
+
+
+def _nearest(blocks: torch.Tensor, _: Format, __: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    scales = _largest(blocks) / 127
+    return (blocks / scales).round_().to(torch.int8), scales.squeeze(-1)
+
+
+def _least_squares(blocks: torch.Tensor, form: Format, importance: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of numbers n for values x with weights w the best scale is Σwxn / Σwn², and its squared error Σwx² − (Σwxn)² / Σwn²."""
     lowest, highest = -(1 << form.bits - 1), (1 << form.bits - 1) - 1
     weights = torch.ones_like(blocks[:1]) if importance is None else _blocks(importance[None], form.block)
+    weighted = weights * blocks
     peak = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
     peak = torch.where(peak == 0, torch.full_like(peak, -1e-12), peak)
-    best, scales = torch.full_like(peak, torch.inf), torch.ones_like(peak)
+    most, scales = torch.zeros_like(peak), torch.ones_like(peak)
+    numbers, product = torch.empty_like(blocks), torch.empty_like(blocks)
     for step in SCALE_STEPS:
         for end in (lowest, highest):  # the largest value may sit at either end of the uneven range
-            tried = peak / end * step
-            numbers = (blocks / tried).round_().clamp_(lowest, highest)
-            fitted = (weights * blocks * numbers).sum(-1, keepdim=True) / (weights * numbers * numbers).sum(
-                -1, keepdim=True
-            ).clamp_min(1e-30)
-            error = (weights * (blocks - fitted * numbers).square_()).sum(-1, keepdim=True)
-            better = (error < best) & (fitted != 0)
-            best, scales = torch.where(better, error, best), torch.where(better, fitted, scales)
+            torch.mul(blocks, end / step / peak, out=numbers).round_().clamp_(lowest, highest)
+            covered = torch.mul(weighted, numbers, out=product).sum(-1, keepdim=True)
+            squares = torch.mul(numbers, numbers, out=product).mul_(weights).sum(-1, keepdim=True).clamp_min_(1e-30)
+            saved = covered.square() / squares
+            better = saved > most
+            most, scales = torch.where(better, saved, most), torch.where(better, covered / squares, scales)
     return (blocks / scales).round_().clamp_(lowest, highest).to(torch.int8), scales.squeeze(-1)
 
 
@@ -71,10 +83,17 @@ def rounded(weight: torch.Tensor, form: Format, importance: torch.Tensor | None 
     return restored(*quantized(weight, form, importance), weight.shape[1]) if form.bits else weight
 
 
-def error(activations: torch.Tensor, weight: torch.Tensor, form: Format, importance: torch.Tensor) -> float:
-    """Mean over tokens of ‖error‖² / ‖output‖²: relative to each token, or one massive token would hide all others."""
-    exact = activations @ weight.T
-    difference = as_computed(activations, form) @ rounded(weight, form, importance).T - exact
+def error(computed: torch.Tensor, weight: torch.Tensor, exact: torch.Tensor, form: Format, importance: torch.Tensor) -> float:
+    """Mean over tokens of ‖error‖² / ‖output‖²: relative to each token, or one massive token would hide all others.
+
+    Args:
+        computed: activations [M, K] as the kernel rounds them, see :func:`as_computed`.
+        weight: [N, K], not yet rounded.
+        exact: what they would give, [M, N], if nothing were rounded.
+        form: how the weight will be stored.
+        importance: [K], mean square of each input channel.
+    """
+    difference = computed @ rounded(weight, form, importance).T - exact
     return float((difference.square().sum(-1) / exact.square().sum(-1).clamp_min(1e-30)).mean())
 
 

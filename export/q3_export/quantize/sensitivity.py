@@ -15,9 +15,7 @@ from q3_export.quantize.smoothing import ALONE, PAIRS, Smoothing, best_scales
 TOKENS_PER_TEXT = 8
 """Sampled of each text, the first, where a massive activation stands, and the last, which is pooled, among them."""
 TEXTS = 12
-"""On which a half of a layer is run with one linear quantized."""
-EVERY = 12
-"""Each so many calibration texts, of which the shipped file has 144, one of these."""
+"""On which a half of a layer is run with one linear quantized, evenly spaced among the calibration texts."""
 LONGEST = 48
 """Of such a text, the first tokens: a causal layer does not miss the others."""
 
@@ -84,11 +82,11 @@ class Plan:
 
 
 class Sensitivity:
-    """Fills a :class:`Plan` for each pair of formats while the reference runs. Watches rows from ``first_row`` on."""
+    """Fills a :class:`Plan` for each pair of formats while the reference runs. Watches ``rows``, the calibration texts."""
 
-    def __init__(self, forms: Iterable[tuple[str, str]], first_row: int) -> None:
+    def __init__(self, forms: Iterable[tuple[str, str]], rows: range) -> None:
         self.plans = {names: Plan(FORMATS[names[0]], FORMATS[names[1]]) for names in sorted(set(forms))}
-        self.first_row = first_row
+        self.rows = rows
         self.row = 0
         self._layer = 0
 
@@ -112,15 +110,14 @@ class Sensitivity:
 
     def _collector(self, inputs: Inputs) -> Any:
         def collect(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            if self.row >= self.first_row:
+            if self.row in self.rows:
                 inputs.add(args[0][0])
 
         return collect
 
     def _text_collector(self, texts: list[Text]) -> Any:
         def collect(_: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> None:
-            number = self.row - self.first_row
-            if number >= 0 and number % EVERY == 0 and len(texts) < TEXTS:
+            if self.row in self.rows[:: max(1, len(self.rows) // TEXTS)][:TEXTS]:
                 cos, sin = kwargs["position_embeddings"]
                 texts.append(Text(args[0][:, :LONGEST], (cos[:, :LONGEST], sin[:, :LONGEST])))
 

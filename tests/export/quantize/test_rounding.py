@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from q3_export.passes.quantized_linears import ZERO_POINT
 from q3_export.quantize.formats import BLOCKS4, BLOCKS8, INT8, TABLE8, Format
-from q3_export.quantize.rounding import as_computed, error, packed, quantized, restored
+from q3_export.quantize.rounding import CHUNK, as_computed, error, packed, quantized, restored
 
 M, N, K = 5, 48, 96
 
@@ -108,6 +108,21 @@ def test_zeros_and_lone_values_survive(form: Format) -> None:
 
 def test_the_error_of_one_massive_token_does_not_hide_the_others() -> None:
     activations, weight = torch.randn(64, K), weights()
-    ordinary = error(activations, weight, BLOCKS4, torch.ones(K))
+
+    def lost() -> float:
+        return error(as_computed(activations, BLOCKS4), weight, activations @ weight.T, BLOCKS4, torch.ones(K))
+
+    ordinary = lost()
     activations[0] *= 1e4
-    assert error(activations, weight, BLOCKS4, torch.ones(K)) == pytest.approx(ordinary, rel=0.01)
+    assert lost() == pytest.approx(ordinary, rel=0.01)
+
+
+@pytest.mark.parametrize("form", [INT8, BLOCKS8, BLOCKS4], ids=lambda form: form.name)
+def test_a_row_does_not_depend_on_the_rows_it_is_rounded_with(form: Format) -> None:
+    """Large weights are rounded some rows at a time."""
+    weight, importance = torch.randn(3, CHUNK // 2) * 0.02, torch.rand(CHUNK // 2) + 0.1
+    numbers, scales = quantized(weight, form, importance)
+    for row in range(3):
+        alone = quantized(weight[row : row + 1], form, importance)
+        assert torch.equal(numbers[row], alone[0][0])
+        assert torch.equal(scales[row], alone[1][0])

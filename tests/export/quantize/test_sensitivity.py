@@ -21,8 +21,8 @@ FORMS = (BLOCKS4.name, FLOAT.name)
 
 def planned(folder: Path) -> Plan:
     checkpoint = open_checkpoint(folder)
-    sensitivity = Sensitivity([FORMS], first_row=0)
     ids = [probe.ids for probe in read_probes(None, checkpoint, judging=False)[::3]]
+    sensitivity = Sensitivity([FORMS], rows=range(len(ids)))
     reference.embed(checkpoint, ids, observers=[sensitivity])
     return sensitivity.plans[FORMS]
 

@@ -30,7 +30,7 @@ def layer() -> Qwen3DecoderLayer:
 
 def watched(layer: Qwen3DecoderLayer, form: Format, size_of_first: float = 1.0) -> tuple[Sensitivity, torch.Tensor]:
     rotary = Qwen3RotaryEmbedding(layer.self_attn.config)
-    sensitivity = Sensitivity([(form.name, "float")], first_row=1)
+    sensitivity = Sensitivity([(form.name, "float")], rows=range(1, 9))
     texts = [torch.randn(1, 20, 64, generator=torch.Generator().manual_seed(row)) for row in range(9)]
     texts[0] *= size_of_first
     with torch.inference_mode(), sensitivity.watching(layer):
