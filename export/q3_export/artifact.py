@@ -100,9 +100,11 @@ def write_graph(
     """Write graph and weights, one tensor at a time; returns the manifest's entry, with ``described`` as its recipe."""
     path = folder / recipe.quant.onnx_file
     path.parent.mkdir(exist_ok=True)
+    data = path.with_name(path.name + "_data")
+    data.unlink(missing_ok=True)  # of an earlier round: two would take twice the room
     total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     with tqdm(total=total, desc=f"write {recipe.quant.name}", unit="B", unit_scale=True, disable=not progress) as bar:
-        ir.save(model, path, external_data=path.name + "_data", callback=lambda tensor, _: bar.update(tensor.nbytes))
+        ir.save(model, path, external_data=data.name, callback=lambda _, place: bar.update(place.offset - bar.n))
         bar.update(bar.total - bar.n)
     sync_tree(path.parent)
     return QuantEntry(

@@ -107,7 +107,7 @@ class _Weights:
             scales.append(row_scales)
             if content.form.block:
                 piece = packed(numbers, content.form)
-                yield piece.flatten(1) if content.source == TABLE else piece
+                yield piece.flatten(1)[:, : self.checkpoint.dims * content.form.bits // 8] if content.source == TABLE else piece
             else:
                 columns.append(numbers[:, 0].T)
         if columns:

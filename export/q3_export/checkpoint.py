@@ -87,6 +87,11 @@ class Checkpoint:
         """Number of weights that an embedding graph holds."""
         return sum(_size(place) for name, place in self.places.items() if name != "lm_head.weight")
 
+    @property
+    def table_weights(self) -> int:
+        """Those of them that are token embeddings, V · D."""
+        return int(self.raw_config["vocab_size"]) * self.dims
+
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor as it is stored, mapped from disk: its pages are read when they are touched."""
         place = self.places[name]

@@ -76,7 +76,8 @@ def export_model(
     with Staging(target, say) as staging:
         folder = staging.folder
         say(f"{checkpoint.folder}: {checkpoint.weights / 1e6:,.1f} M weights, {checkpoint.layers} layers → {target}")
-        resources.check(checkpoint, recipes, target.parent, verify=not no_verify)
+        longest = max(len(probe.ids) for probe in texts)
+        resources.check(checkpoint, recipes, target.parent, longest, verify=not no_verify)
         source = checkpoint.sha256(progress=progress)
         plan = targets.plan(staging.existing, target, source, texts, names, force=force)
         checkpoint.check_finite(progress=progress)
@@ -95,6 +96,7 @@ def export_model(
             calibration_file=Path(calibration) if calibration is not None else None,
             device=device,
             progress=progress,
+            say=say,
         )
         write_golden(reference.golden, folder, checkpoint.kind)
         side_files = artifact.write_side_files(checkpoint, [*plan.kept, *names], folder)

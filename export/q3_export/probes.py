@@ -1,7 +1,7 @@
 """The texts on which an export is judged: shipped with the package, or a file of one's own."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from q3_export import reference
 from q3_export.calibration import ActivationRanges
 from q3_export.checkpoint import Checkpoint
-from q3_export.quantize.sensitivity import Plan, Sensitivity
+from q3_export.quantize.sensitivity import Plan, Sensitivity, work
 from q3_runtime.errors import InputError
 from q3_runtime.golden import TENSORS, TEXTS_NAME, VECTORS_NAME, Golden, Probe
 from q3_runtime.pair_tokenization import PairTokenizer
@@ -86,16 +86,24 @@ def run_reference(
     calibration_file: Path | None = None,
     device: str = "cpu",
     progress: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Reference:
     """PyTorch over probes and calibration texts in one pass through the layers; over these only where golden is known.
 
-    ``forms`` are pairs of :data:`q3_export.quantize.formats.FORMATS`, narrow and wide, to judge every linear in.
+    ``forms`` are pairs of :data:`q3_export.quantize.formats.FORMATS`, narrow and wide, to judge every linear in. ``say`` is
+    told how long it will take.
     """
     calibration = read_probes(calibration_file, checkpoint, judging=False)
     judging = [] if known else probes
     ranges = ActivationRanges(first_row=len(judging))
     ids = [probe.ids for probe in (*judging, *calibration)]
     sensitivity = Sensitivity(forms, rows=range(len(judging), len(ids)))
+    tokens = sum(map(len, ids))
+    seconds = reference.expected_seconds(checkpoint, tokens + len(sensitivity.plans) * work(len(calibration)), device)
+    say(
+        f"PyTorch in float32 over {len(judging)} probes and {len(calibration)} calibration texts, {tokens:,} tokens: "
+        f"about {seconds / 60:.0f} min; shorter --probes and --calibration take less"
+    )
     vectors = reference.RUN[checkpoint.kind](checkpoint, ids, observers=(ranges, sensitivity), device=device, progress=progress)
     return Reference(known or Golden(probes, vectors[: len(probes)]), vectors[len(judging) :], ranges, sensitivity.plans)
 

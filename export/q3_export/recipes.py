@@ -30,12 +30,10 @@ class Recipe:
         """Names of the two formats."""
         return self.linears.name, self.wider.name
 
-    @property
-    def bytes_per_weight(self) -> float:
-        """Of a linear that is not widened, its scale included."""
-        if not self.linears.bits:
-            return {"float32": 4.0, "float16": 2.0}[self.activations]
-        return self.linears.bits / 8 + (4 / self.linears.block if self.linears.block else 0)
+    def size(self, table: int, others: int) -> int:
+        """Bytes of a model of so many weights in its token embeddings and elsewhere, with no linear wider."""
+        floats = {"float32": 4.0, "float16": 2.0}[self.activations]
+        return round(table * self.table.bytes_per_weight(floats) + others * self.linears.bytes_per_weight(floats))
 
     def describe(self) -> dict[str, object]:
         """What goes into the manifest."""

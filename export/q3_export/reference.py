@@ -3,7 +3,8 @@
 Each text is run alone, without padding, so that the reference depends on nothing but the text.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
@@ -58,6 +59,20 @@ def log_odds(
 
 RUN = {"embedding": embed, "reranker": log_odds}
 """Kind of a model → what the reference computes for it."""
+
+
+@torch.inference_mode()
+def expected_seconds(checkpoint: Checkpoint, tokens: int, device: str = "cpu") -> float:
+    """How long ``tokens`` take in the layers' matrix products, by the speed of a part of one of them now."""
+    states, weight = (torch.ones(rows, checkpoint.dims, device=device) for rows in (512, 4096))
+    took = min(_timed(lambda: float((states @ weight.T)[0, 0])) for _ in range(3))
+    return took * tokens / len(states) * (checkpoint.weights - checkpoint.table_weights) / weight.numel()
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 @torch.inference_mode()

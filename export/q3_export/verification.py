@@ -12,6 +12,7 @@ from typing import Any
 
 from q3_runtime.errors import FidelityError, Q3Error
 from q3_runtime.fidelity import failures
+from q3_runtime.memory import give_back_freed
 from q3_runtime.quants import QUANTS
 
 
@@ -56,6 +57,7 @@ def measure_in_child(folder: Path, quant: str, *, device: str = "cpu", progress:
     command = [sys.executable, "-m", "q3_runtime.cli", "verify", str(folder), "--quant", quant, "--provider", device, "--json"]
     if not progress:
         command.append("--quiet")
+    give_back_freed()  # the child needs it
     child = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=None if progress else subprocess.PIPE, check=False, start_new_session=True
     )

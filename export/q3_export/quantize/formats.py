@@ -11,6 +11,12 @@ class Format:
     bits: int = 0
     block: int = 0
 
+    def bytes_per_weight(self, float_bytes: float) -> float:
+        """With its share of a scale, whose floats, and weights that stay floats, have ``float_bytes``."""
+        if not self.bits:
+            return float_bytes
+        return self.bits / 8 + (float_bytes / self.block if self.block else 0)
+
     def describe(self) -> dict[str, object]:
         """What goes into the manifest."""
         if not self.bits:

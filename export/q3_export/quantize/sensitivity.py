@@ -10,7 +10,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from q3_export.quantize.formats import FORMATS, Format
 from q3_export.quantize.rounding import as_computed, rounded
-from q3_export.quantize.smoothing import ALONE, PAIRS, Smoothing, best_scales
+from q3_export.quantize.smoothing import ALONE, ALPHAS, PAIRS, Smoothing, best_scales
 
 TOKENS_PER_TEXT = 8
 """Sampled of each text, the first, where a massive activation stands, and the last, which is pooled, among them."""
@@ -18,6 +18,11 @@ TEXTS = 12
 """On which a half of a layer is run with one linear quantized, evenly spaced among the calibration texts."""
 LONGEST = 48
 """Of such a text, the first tokens: a causal layer does not miss the others."""
+
+
+def work(texts: int) -> int:
+    """What one plan costs, in tokens through the model: half a layer for each of its linears in two formats, and every α."""
+    return min(TEXTS, texts) * LONGEST * 8 + texts * TOKENS_PER_TEXT * (len(ALPHAS) + 2)
 
 
 @dataclass
