@@ -39,6 +39,7 @@ MINI = Shape(hidden=256, intermediate=768, layers=6, heads=4, kv_heads=2, head_d
 FULL_06B = Shape(hidden=1024, intermediate=3072, layers=28, heads=16, kv_heads=8, head_dim=128, vocab=151669, max_tokens=32768)
 FULL_4B = Shape(hidden=2560, intermediate=9728, layers=36, heads=32, kv_heads=8, head_dim=128, vocab=151665, max_tokens=40960)
 FULL_8B = Shape(hidden=4096, intermediate=12288, layers=36, heads=32, kv_heads=8, head_dim=128, vocab=151665, max_tokens=40960)
+FULL_SHAPES = {"0.6B": FULL_06B, "4B": FULL_4B, "8B": FULL_8B}
 PIECE = 1 << 26
 """Values that are made at a time, a multiple of the 16 that torch draws together: cut so, they are the same numbers."""
 

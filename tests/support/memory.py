@@ -9,9 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes: ``parent`` of the process itself, ``tree`` summed over it and its children."""
+    """Bytes: ``parent`` of the process itself, ``children`` summed over those that it started, ``tree`` over all of them."""
 
     parent: int
+    children: int
     tree: int
     returncode: int
     seconds: float
@@ -22,7 +23,7 @@ def run_and_watch(command: list[str], **options: object) -> Peak:
     """Run a command and read /proc every 20 ms."""
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore[call-overload]
-    parent = tree = 0
+    parent = children = tree = 0
     with process, open(process.stdout.fileno(), closefd=False, encoding="utf-8", errors="replace") as stream:
         import threading
 
@@ -30,11 +31,11 @@ def run_and_watch(command: list[str], **options: object) -> Peak:
         reader = threading.Thread(target=lambda: output.append(stream.read()))
         reader.start()
         while process.poll() is None:
-            own = resident(process.pid)
-            parent, tree = max(parent, own), max(tree, own + sum(resident(pid) for pid in descendants(process.pid)))
+            own, others = resident(process.pid), sum(resident(pid) for pid in descendants(process.pid))
+            parent, children, tree = max(parent, own), max(children, others), max(tree, own + others)
             time.sleep(0.02)
         reader.join()
-    return Peak(parent, tree, process.returncode, time.monotonic() - started, "".join(output))
+    return Peak(parent, children, tree, process.returncode, time.monotonic() - started, "".join(output))
 
 
 def resident(pid: int) -> int:
