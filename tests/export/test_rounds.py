@@ -17,8 +17,8 @@ import sys
 from q3_export.binding import Changes
 from q3_export.cli import main
 right = Changes.apply
-def poisoned(self, name, tensor):
-    tensor = right(self, name, tensor)
+def poisoned(self, name, tensor, first_row=0):
+    tensor = right(self, name, tensor, first_row)
     return tensor.flip(0) if name == "layers.2.self_attn.v_proj.weight" else tensor
 Changes.apply = poisoned
 sys.exit(main(sys.argv[1:]))
