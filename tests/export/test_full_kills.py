@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import SHARED
+from tests.conftest import ROOT, SHARED
 from tests.export.test_staging import complete, leftovers
 from tests.support.checkpoints import FULL_06B, write_checkpoint
 from tests.support.few_texts import write_few_texts
@@ -36,7 +36,7 @@ def model(request: pytest.FixtureRequest, real_tokenizer: Path, tmp_path: Path) 
 def test_killed_at_any_moment_the_target_is_absent_or_old_or_complete(model: tuple[str, str], tmp_path: Path) -> None:
     """An export to a place where nothing is, and one that adds a quant to a folder, in turn."""
     name, source = model
-    few = write_few_texts(Path("models/mini") if source == "mini" else Path(source), tmp_path)
+    few = write_few_texts(ROOT / "models/mini" if source == "mini" else Path(source), tmp_path)
     old, target, absent = tmp_path / "old", tmp_path / "target", tmp_path / "absent"
     export_model(source, quant="q8", out=old, no_verify=True, probes=few[1], calibration=few[3])
     command = [sys.executable, "-m", "q3_export.cli", "--model", source, "--quant", "int8", *few, "--out"]
@@ -88,7 +88,7 @@ exit $code
 
 def test_a_disk_that_fills_up_ends_in_exit_code_5_and_the_old_folder_is_whole(tmp_path: Path) -> None:
     """A tmpfs; it is filled as soon as the first quant was written, so that the second does not find room."""
-    few = write_few_texts(Path("models/mini"), tmp_path)
+    few = write_few_texts(ROOT / "models/mini", tmp_path)
     old = export_model("mini", quant="q8", out=tmp_path / "old", probes=few[1], calibration=few[3])
     disk = tmp_path / "disk"
     disk.mkdir()
