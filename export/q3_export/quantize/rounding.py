@@ -27,9 +27,7 @@ def quantized(weight: torch.Tensor, form: Format, importance: torch.Tensor | Non
         importance: [K], mean square of each input channel; None: all alike.
     """
     rounding = _nearest if form.bits == 8 else _least_squares
-    parts = [
-        rounding(_blocks(rows, form.block), form, importance) for rows in torch.split(weight, max(1, CHUNK // weight.shape[1]))
-    ]
+    parts = [rounding(_blocks(rows, form.block), form, importance) for rows in _pieces(weight)]
     return torch.cat([numbers for numbers, _ in parts]), torch.cat([scales for _, scales in parts])
 
 
@@ -80,7 +78,9 @@ def as_computed(activations: torch.Tensor, form: Format) -> torch.Tensor:
 
 def rounded(weight: torch.Tensor, form: Format, importance: torch.Tensor | None = None) -> torch.Tensor:
     """The weight [N, K] after a round trip through the format; itself for floats."""
-    return restored(*quantized(weight, form, importance), weight.shape[1]) if form.bits else weight
+    if not form.bits:
+        return weight
+    return torch.cat([restored(*quantized(rows, form, importance), weight.shape[1]) for rows in _pieces(weight)])
 
 
 def error(computed: torch.Tensor, weight: torch.Tensor, exact: torch.Tensor, form: Format, importance: torch.Tensor) -> float:
@@ -95,6 +95,11 @@ def error(computed: torch.Tensor, weight: torch.Tensor, exact: torch.Tensor, for
     """
     difference = computed @ rounded(weight, form, importance).T - exact
     return float((difference.square().sum(-1) / exact.square().sum(-1).clamp_min(1e-30)).mean())
+
+
+def _pieces(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Some rows at a time."""
+    return torch.split(weight, max(1, CHUNK // weight.shape[1]))
 
 
 def _blocks(values: torch.Tensor, block: int) -> torch.Tensor:

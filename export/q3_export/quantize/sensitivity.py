@@ -48,14 +48,24 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Text:
-    """What half of a layer got: hidden states [1, T, D], and the rotary cosines and sines [1, T, head_dim] of the positions."""
+class Texts:
+    """What half of a layer got: hidden states [B, T, D], zeros behind a shorter text, which a causal layer does not look at."""
 
     states: torch.Tensor
+    real: torch.Tensor
+    """[B, T], True where there is a token."""
     rotary: tuple[torch.Tensor, torch.Tensor]
+    """Cosines and sines of the positions, [1, T, head_dim]."""
+
+    @classmethod
+    def padded(cls, states: list[torch.Tensor], rotary: tuple[torch.Tensor, torch.Tensor]) -> "Texts":
+        """Of texts [T', D] each."""
+        lengths = torch.tensor([len(text) for text in states], device=states[0].device)
+        filled = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+        return cls(filled, torch.arange(filled.shape[1], device=lengths.device) < lengths[:, None], rotary)
 
     def added(self, layer: Qwen3DecoderLayer, half: str) -> torch.Tensor:
-        """What ``half``, self_attn or mlp, adds to the hidden states, [1, T, D]."""
+        """What ``half``, self_attn or mlp, adds to the hidden states, [B, T, D]."""
         if half == "mlp":
             found: torch.Tensor = layer.mlp(layer.post_attention_layernorm(self.states))
             return found
@@ -102,16 +112,18 @@ class Sensitivity:
             yield
             return
         seen = {pair.takers: Inputs() for pair in PAIRS} | {(ALONE,): Inputs()}
-        texts: list[Text] = []
+        texts: list[torch.Tensor] = []
+        rotary: list[tuple[torch.Tensor, torch.Tensor]] = []
         with ExitStack() as hooks:
-            hooks.callback(layer.register_forward_pre_hook(self._text_collector(texts), with_kwargs=True).remove)
+            hooks.callback(layer.register_forward_pre_hook(self._text_collector(texts, rotary), with_kwargs=True).remove)
             for takers, inputs in seen.items():
                 handle = layer.get_submodule(takers[0]).register_forward_pre_hook(self._collector(inputs))
                 hooks.callback(handle.remove)
             yield
+        batch = Texts.padded(texts, max(rotary, key=lambda found: found[0].shape[1]))
         with _remembering([layer.get_submodule(name) for takers in seen for name in takers]):
             for plan in self.plans.values():
-                self._judge(layer, seen, texts, plan)
+                self._judge(layer, seen, batch, plan)
         self._layer += 1
 
     def _collector(self, inputs: Inputs) -> Any:
@@ -121,18 +133,19 @@ class Sensitivity:
 
         return collect
 
-    def _text_collector(self, texts: list[Text]) -> Any:
+    def _text_collector(self, texts: list[torch.Tensor], rotary: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
         def collect(_: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> None:
             if self.row in self.rows[:: max(1, len(self.rows) // TEXTS)][:TEXTS]:
                 cos, sin = kwargs["position_embeddings"]
-                texts.append(Text(args[0][:, :LONGEST], (cos[:, :LONGEST], sin[:, :LONGEST])))
+                texts.append(args[0][0, :LONGEST])
+                rotary.append((cos[:, :LONGEST], sin[:, :LONGEST]))
 
         return collect
 
-    def _judge(self, layer: Qwen3DecoderLayer, seen: dict[tuple[str, ...], Inputs], texts: list[Text], plan: Plan) -> None:
+    def _judge(self, layer: Qwen3DecoderLayer, seen: dict[tuple[str, ...], Inputs], texts: Texts, plan: Plan) -> None:
         prefix = f"layers.{self._layer}."
         pairs = {pair.takers: pair for pair in PAIRS}
-        later = [replace(text, states=text.states + text.added(layer, "self_attn")) for text in texts]
+        later = replace(texts, states=texts.states + texts.added(layer, "self_attn"))
         halves = {"self_attn": _Half(layer, "self_attn", texts), "mlp": _Half(layer, "mlp", later)}
         for takers, inputs in seen.items():
             importance, peak, scales = inputs.squares / inputs.tokens, inputs.peak, torch.ones_like(inputs.peak)
@@ -159,17 +172,15 @@ class Sensitivity:
 class _Half:
     """One half of a layer, and what it adds to the texts' hidden states as long as nothing in it is quantized."""
 
-    def __init__(self, layer: Qwen3DecoderLayer, name: str, texts: list[Text]) -> None:
+    def __init__(self, layer: Qwen3DecoderLayer, name: str, texts: Texts) -> None:
         self.layer, self.name, self.texts = layer, name, texts
-        self.exact = [text.added(layer, name) for text in texts]
+        self.exact = texts.added(layer, name)
 
     def error(self) -> float:
         """Mean over all tokens of ‖error of what it adds now‖² / ‖hidden state with it‖²."""
-        shares = []
-        for text, exact in zip(self.texts, self.exact, strict=True):
-            difference = text.added(self.layer, self.name) - exact
-            shares.append(difference.square().sum(-1) / (text.states + exact).square().sum(-1).clamp_min(1e-30))
-        return float(torch.cat(shares, dim=1).mean())
+        difference = self.texts.added(self.layer, self.name) - self.exact
+        shares = difference.square().sum(-1) / (self.texts.states + self.exact).square().sum(-1).clamp_min(1e-30)
+        return float(shares[self.texts.real].mean())
 
 
 @contextmanager
@@ -177,7 +188,9 @@ def _quantized(linear: torch.nn.Module, form: Format, scales: torch.Tensor, impo
     """The linear computes as its kernel of this format will, ``scales`` [K] folded out of its input and into its weight."""
     weight = rounded(linear.get_parameter("weight").data * scales, form, importance)
     exact = linear.forward
-    linear.forward = lambda states: torch.nn.functional.linear(as_computed((states / scales)[0], form)[None], weight)
+    linear.forward = lambda states: torch.nn.functional.linear(
+        as_computed((states / scales).flatten(0, 1), form).view_as(states), weight
+    )
     try:
         yield
     finally:
@@ -197,17 +210,15 @@ def _remembering(linears: list[torch.nn.Module]) -> Iterator[None]:
 
 
 class _Memory:
-    """A function that knows what it gave for its first inputs, those of the texts with nothing quantized."""
+    """A function that knows what it gave first, when nothing was quantized."""
 
     def __init__(self, compute: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.compute = compute
-        self.known: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.known: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        for seen, found in self.known:
-            if torch.equal(seen, states):  # False where the shapes differ
-                return found
+        if self.known and torch.equal(self.known[0], states):
+            return self.known[1]
         found = self.compute(states)
-        if len(self.known) < TEXTS:
-            self.known.append((states, found))
+        self.known = self.known or (states, found)
         return found
