@@ -92,10 +92,8 @@ print(len(ids))
 """
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("exported", list(FULL_SHAPES)[:1], indirect=True)
 def test_32768_tokens_fit_in_their_memory_and_shorter_texts_beside_them_need_little_more(exported: Exported, tmp_path: Path):
-    if exported.name != "0.6B":
-        return
     book = SHARED / "longdocs/en_moby-dick.txt"
     others = [book.read_text("utf-8")[300_000 + 700 * i : 300_000 + 700 * i + 40 * (i + 1)] for i in range(24)]
     peaks, vectors = [], []
