@@ -6,6 +6,7 @@ import pytest
 
 from q3_export import export_model, resources
 from q3_export.checkpoint import open_checkpoint
+from q3_export.probes import read_probes
 from q3_export.recipes import RECIPES
 from q3_runtime.errors import ProviderError
 from q3_runtime.manifest import Manifest
@@ -33,3 +34,17 @@ def test_a_quant_that_does_not_fit_in_memory_is_refused_with_the_number_unless_n
     folder = export_model(checkpoint, quant="int8,fp32", out=out, no_verify=True)
     assert [entry.fidelity for entry in Manifest.read(folder).quants.values()] == [None, None]
     assert "not measured" in (folder / "README.md").read_text()
+
+
+def test_how_long_pytorch_will_take_is_said_before_it_runs(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the tokens of the texts that are given."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one text\nand another one\n")
+    tokens = sum(len(probe.ids) for probe in read_probes(texts, open_checkpoint(checkpoint)))
+    out = tmp_path / "out"
+    export_model(checkpoint, quant="q8", out=out, probes=texts, calibration=texts, no_verify=True, progress=True)
+    said = capsys.readouterr().err
+    line = f"PyTorch in float32 over 2 probes and 2 calibration texts, {2 * tokens} tokens: about 0 min"
+    assert said.index(line) < said.index("PyTorch reference:")
