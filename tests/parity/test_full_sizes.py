@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import SHARED
+from tests.parity.test_full_quants import GAIN
 from tests.support.checkpoints import FULL_SHAPES, write_checkpoint
 from tests.support.few_texts import PROBES, write_few_texts
 from tests.support.memory import Peak, run_and_watch
@@ -16,8 +17,6 @@ from q3_runtime.golden import Golden
 from q3_runtime.manifest import Manifest
 
 pytestmark = pytest.mark.full("sizes")
-GAIN = 1.5
-"""Standard deviation of the token embeddings; see test_full_quants."""
 MAX_EXPORT_BYTES = {"0.6B": 2e9, "4B": 4e9, "8B": 5e9}
 QUANTS = ("int8", "q4")
 LONGEST, MAX_LONG_TEXT_BYTES = 32_768, 5e9
