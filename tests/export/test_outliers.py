@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.conftest import SHARED
 from tests.support import fake_quantization, onnxruntime_quantizers
-from tests.support.checkpoints import FULL_06B, MINI, write_checkpoint
+from tests.support.checkpoints import MINI, write_checkpoint, write_full_checkpoint
 from tests.support.fake_quantization import Figures, Measured
 from tests.support.outliers import is_evidence, make_outliers, quietest_channel, roughen
 from tests.support.spikes import OF_06B
@@ -126,7 +127,7 @@ def test_the_spike_takes_the_channels_that_are_used_least(healthy: Path) -> None
 @pytest.mark.full("quant")
 def test_at_the_full_shape_quantize_dynamic_fails_and_8_bit_blocks_do_not(real_tokenizer: Path, tmp_path: Path) -> None:
     """On short probes: a pass over all of them takes minutes for each of the graphs."""
-    source = write_checkpoint(tmp_path / "Embedding-0.6B", FULL_06B, tokenizer=real_tokenizer, shards=2, embedding_std=1.5)
+    source = write_full_checkpoint("0.6B", tmp_path, SHARED)
     target = make_outliers(source, tmp_path / "Outlier-0.6B", gamma=4)
     probes = [probe for probe in read_probes(None, open_checkpoint(source)) if 4 <= len(probe.ids) <= 64][::4]
     lines = [json.dumps(vars(probe)) for probe in probes]

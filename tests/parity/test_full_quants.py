@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHARED
 from tests.parity.test_quants import INT8_TARGET, SMALL, TEXTS
 from tests.support import onnxruntime_quantizers
-from tests.support.checkpoints import FULL_06B, write_checkpoint
+from tests.support.checkpoints import write_full_checkpoint
 from tests.support.invariance import worst_cosine
 from tests.support.outliers import make_outliers
 
@@ -21,8 +20,6 @@ from q3_runtime import Embedder
 from q3_runtime.manifest import Manifest
 
 pytestmark = pytest.mark.full("quant")
-GAIN = 1.5
-"""Standard deviation of the token embeddings: so sensitive to rounding as the published weights (8-bit blocks .9995)."""
 GAMMA = 4
 MAX_BYTES = {"int8": 650_000_000, "q8": 720_000_000, "q4": 460_000_000}
 
@@ -30,8 +27,7 @@ MAX_BYTES = {"int8": 650_000_000, "q8": 720_000_000, "q4": 460_000_000}
 @pytest.fixture(scope="module")
 def healthy(real_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights at the full shape."""
-    folder = tmp_path_factory.mktemp("full") / "Qwen3-Embedding-0.6B"
-    return write_checkpoint(folder, FULL_06B, tokenizer=real_tokenizer, shards=2, embedding_std=GAIN, dtype=torch.bfloat16)
+    return write_full_checkpoint("0.6B", tmp_path_factory.mktemp("full"), SHARED)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import SHARED
-from tests.parity.test_full_quants import GAIN, GAMMA
+from tests.parity.test_full_quants import GAMMA
 from tests.parity.test_reranker import PAIRS
-from tests.support.checkpoints import FULL_06B
+from tests.support.checkpoints import FULL_06B, GAIN
 from tests.support.official_reranker import OfficialReranker
 from tests.support.rerankers import write_reranker
 

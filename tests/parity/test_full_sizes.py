@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.conftest import SHARED
-from tests.parity.test_full_quants import GAIN
-from tests.support.checkpoints import FULL_SHAPES, write_checkpoint
+from tests.support.checkpoints import FULL_SHAPES, write_full_checkpoint
 from tests.support.few_texts import PROBES, write_few_texts
 from tests.support.memory import Peak, run_and_watch
 
@@ -31,10 +30,7 @@ class Exported:
 
 def export(name: str, home: Path) -> Exported:
     """Write the checkpoint, export it by the command and take it away: an 8B and its folder are 28 GB."""
-    checkpoint = write_checkpoint(
-        home / f"Embedding-{name}", FULL_SHAPES[name], tokenizer=SHARED / f"qwen3/Qwen3-Embedding-{name}",
-        tied=name != "8B", shards={"0.6B": 2, "4B": 8, "8B": 16}[name], embedding_std=GAIN,
-    )  # fmt: skip
+    checkpoint = write_full_checkpoint(name, home, SHARED)
     command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--quant", ",".join(QUANTS)]
     command += [*write_few_texts(checkpoint, home), "--out", str(home / "out")]
     peak = run_and_watch(command)

@@ -40,6 +40,9 @@ FULL_06B = Shape(hidden=1024, intermediate=3072, layers=28, heads=16, kv_heads=8
 FULL_4B = Shape(hidden=2560, intermediate=9728, layers=36, heads=32, kv_heads=8, head_dim=128, vocab=151665, max_tokens=40960)
 FULL_8B = Shape(hidden=4096, intermediate=12288, layers=36, heads=32, kv_heads=8, head_dim=128, vocab=151665, max_tokens=40960)
 FULL_SHAPES = {"0.6B": FULL_06B, "4B": FULL_4B, "8B": FULL_8B}
+FULL_SHARDS = {"0.6B": 2, "4B": 8, "8B": 16}
+GAIN = 1.5
+"""Standard deviation of their token embeddings: so sensitive to rounding as the published weights (8-bit blocks .9995)."""
 PIECE = 1 << 26
 """Values that are made at a time, a multiple of the 16 that torch draws together: cut so, they are the same numbers."""
 
@@ -92,6 +95,14 @@ def write_checkpoint(
     write_side_files(folder, shape.hidden)
     _write_weights(folder, list(_tensors(shape, vocab, tied, prefix, embedding_std)), shards, dtype, seed)
     return folder
+
+
+def write_full_checkpoint(name: str, home: Path, shared: Path) -> Path:
+    """Random weights of a published size, a row of ``FULL_SHAPES``, with its own tokenizer; returns its folder in ``home``."""
+    folder, tokenizer = home / f"Qwen3-Embedding-{name}", shared / f"qwen3/Qwen3-Embedding-{name}"
+    return write_checkpoint(
+        folder, FULL_SHAPES[name], tokenizer=tokenizer, tied=name != "8B", shards=FULL_SHARDS[name], embedding_std=GAIN
+    )
 
 
 def train_tokenizer(folder: Path, vocab_size: int = 4000, texts: Iterable[str] | None = None) -> None:
