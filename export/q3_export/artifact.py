@@ -22,10 +22,10 @@ from q3_runtime.quants import CPU_ORDER, QUANTS
 POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
 
 
-def write_side_files(checkpoint: Checkpoint, quants: Iterable[str], folder: Path) -> list[str]:
+def write_side_files(checkpoint: Checkpoint, graphs: Iterable[str], folder: Path) -> list[str]:
     """Tokenizer, configs and what sentence-transformers reads; returns their names.
 
-    config.json says which ``quants`` the folder has, for transformers.js; tokenizer.json is copied byte for byte.
+    config.json says which ``graphs`` the folder has, for transformers.js; tokenizer.json is copied byte for byte.
     A file that the checkpoint lacks is made as the published models have it.
     """
     source = checkpoint.folder
@@ -45,7 +45,7 @@ def write_side_files(checkpoint: Checkpoint, quants: Iterable[str], folder: Path
             _write_json(folder / name, content)
     if (source / "LICENSE").is_file():
         shutil.copyfile(source / "LICENSE", folder / "LICENSE")
-    _write_json(folder / "config.json", checkpoint.raw_config | {"transformers.js_config": _hints(quants)})
+    _write_json(folder / "config.json", checkpoint.raw_config | {"transformers.js_config": _hints(graphs)})
     return ["config.json", "tokenizer.json", "tokenizer_config.json", *made]
 
 
@@ -123,10 +123,10 @@ def describe(folder: Path, names: Iterable[str]) -> dict[str, FileEntry]:
     return {name: FileEntry((folder / name).stat().st_size, sha256(folder / name)) for name in names}
 
 
-def _hints(quants: Iterable[str]) -> dict[str, Any]:
-    """What transformers.js needs to know: the quant to take, and that weights are in a file of their own."""
-    present = [name for name in CPU_ORDER if name in set(quants)]
-    return {"dtype": present[0], "use_external_data_format": {Path(QUANTS[name].onnx_file).name: 1 for name in present}}
+def _hints(graphs: Iterable[str]) -> dict[str, Any]:
+    """For transformers.js: the type to take, found by its suffix, and that weights are in a file of their own."""
+    present = {name: QUANTS[name].onnx_file for name in CPU_ORDER if QUANTS[name].onnx_file in set(graphs)}
+    return {"dtype": next(iter(present)), "use_external_data_format": {Path(file).name: 1 for file in present.values()}}
 
 
 def _write_json(path: Path, content: object) -> None:

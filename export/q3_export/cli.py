@@ -7,7 +7,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from q3_export.recipes import DEFAULT_QUANT, RECIPES
+from q3_export.recipes import DEFAULT_QUANT, LAYOUTS, RECIPES
 from q3_export.specs import SPECS
 from q3_runtime.command_line import print_json, run_safely
 from q3_runtime.errors import UsageError
@@ -33,6 +33,7 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help=f"one of {KEYS}, or a checkpoint: a folder, or ORG/NAME on the hub")
     parser.add_argument("--quant", default=DEFAULT_QUANT, help=f"comma list of {', '.join(RECIPES)} (default: {DEFAULT_QUANT})")
     parser.add_argument("--out", metavar="DIR", help="folder to make (default: ./<name of the model>-onnx)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="onnx", help="tei: one quant, as onnx/model.onnx, for TEI")
     parser.add_argument("--kind", choices=("embedding", "reranker"), help="default: what the checkpoint says")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch and the verification run")
     parser.add_argument("--calibration", metavar="FILE", help="texts to take ranges from, in the form of --probes")

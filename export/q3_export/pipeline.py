@@ -10,7 +10,7 @@ from q3_export.card import card
 from q3_export.checkpoint import Checkpoint, open_checkpoint
 from q3_export.output_ranges import output_ranges
 from q3_export.probes import read_probes, run_reference, write_golden
-from q3_export.recipes import DEFAULT_QUANT, chosen
+from q3_export.recipes import DEFAULT_QUANT, chosen, laid_out
 from q3_export.rounds import Maker, make_quant
 from q3_export.specs import SPECS, mrl_dims
 from q3_export.staging import Staging, write_synced
@@ -28,6 +28,7 @@ def export_model(
     *,
     quant: str | list[str] | tuple[str, ...] = DEFAULT_QUANT,
     out: str | Path | None = None,
+    layout: str = "onnx",
     kind: str | None = None,
     device: str = "cpu",
     calibration: str | Path | None = None,
@@ -46,6 +47,7 @@ def export_model(
         model: a key of :data:`q3_export.specs.SPECS`, the folder of a checkpoint, or ``ORG/NAME`` on the hub.
         quant: names of :data:`q3_export.recipes.RECIPES`, a comma list or a sequence.
         out: the folder to make; default ``./<name of the model, lower case>-onnx``.
+        layout: a name of :data:`q3_export.recipes.LAYOUTS`.
         kind: ``embedding`` or ``reranker``; None takes what the checkpoint says.
         device: where the reference and the verification run, ``cpu`` or ``cuda``.
         calibration: a file of texts to take ranges from, in the same form as ``probes``; None takes the shipped ones.
@@ -64,8 +66,8 @@ def export_model(
     """
     started = time.monotonic()
     say = _say if progress else _say_nothing
-    recipes = chosen(quant)
-    names = [recipe.quant.name for recipe in recipes]
+    recipes = laid_out(chosen(quant), layout)
+    graphs = {recipe.quant.name: recipe.quant.onnx_file for recipe in recipes}
     if str(model) in SPECS:
         _check_kind(str(model), SPECS[str(model)].kind, kind)  # before a download
     checkpoint = open_checkpoint(model, kind, revision=revision, offline=offline, progress=progress)
@@ -79,7 +81,7 @@ def export_model(
         longest = max(len(probe.ids) for probe in texts)
         resources.check(checkpoint, recipes, target.parent, longest, verify=not no_verify)
         source = checkpoint.sha256(progress=progress)
-        plan = targets.plan(staging.existing, target, source, texts, names, force=force)
+        plan = targets.plan(staging.existing, target, source, texts, graphs, force=force)
         checkpoint.check_finite(progress=progress)
 
         figures = published.figures_of(checkpoint)
@@ -99,7 +101,8 @@ def export_model(
             say=say,
         )
         write_golden(reference.golden, folder, checkpoint.kind)
-        side_files = artifact.write_side_files(checkpoint, [*plan.kept, *names], folder)
+        kept_graphs = [entry.onnx_file for entry in plan.kept.values()]
+        side_files = artifact.write_side_files(checkpoint, [*kept_graphs, *graphs.values()], folder)
         say("trace the graph")
         traced = trace(checkpoint.config)
         manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]))

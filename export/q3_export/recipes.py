@@ -1,6 +1,6 @@
 """How each quant is made: one row, read by :mod:`q3_export.binding`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from q3_export.quantize.formats import BLOCKS4, BLOCKS8, FLOAT, INT8, TABLE8, Format
 from q3_runtime.errors import UsageError
@@ -60,6 +60,8 @@ RECIPES = {
 }
 
 DEFAULT_QUANT = "int8"
+LAYOUTS = ("onnx", "tei")
+"""``onnx``: a graph for each quant, by its suffix; ``tei``: one quant as onnx/model.onnx, which is all that TEI looks for."""
 
 
 def chosen(quant: str | list[str] | tuple[str, ...]) -> list[Recipe]:
@@ -80,3 +82,18 @@ def chosen(quant: str | list[str] | tuple[str, ...]) -> list[Recipe]:
             f"quants {', '.join(names) or '(none)'}: each must stand once; type: --quant {','.join(dict.fromkeys(names))}"
         )
     return [RECIPES[name] for name in names]
+
+
+def laid_out(recipes: list[Recipe], layout: str) -> list[Recipe]:
+    """The recipes with the file names of a layout.
+
+    Raises:
+        UsageError: an unknown layout, or several quants where a folder holds one.
+    """
+    if layout not in LAYOUTS:
+        raise UsageError(f"layout {layout!r} is unknown, expected one of {', '.join(LAYOUTS)}; leave it out")
+    if layout == "onnx":
+        return recipes
+    if len(recipes) > 1:
+        raise UsageError(f"{len(recipes)} quants with layout tei, expected one: TEI looks for onnx/model.onnx alone")
+    return [replace(recipe, quant=replace(recipe.quant, suffix="")) for recipe in recipes]

@@ -1,6 +1,6 @@
 """The rules for a target that exists already."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from q3_runtime.errors import ModelError
 from q3_runtime.golden import Golden, Probe
 from q3_runtime.integrity import check_files
 from q3_runtime.manifest import Manifest, QuantEntry
+from q3_runtime.quants import QUANTS
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Plan:
 
 
 def plan(
-    existing: Manifest | None, target: Path, source: str, probes: list[Probe], quants: Iterable[str], *, force: bool
+    existing: Manifest | None, target: Path, source: str, probes: list[Probe], quants: Mapping[str, str], *, force: bool
 ) -> Plan:
     """Same source and probes, new quants: add them. Anything else needs ``force``.
 
@@ -31,7 +32,7 @@ def plan(
         target: the folder.
         source: sha256 of the checkpoint.
         probes: the texts to judge by now.
-        quants: those about to be exported.
+        quants: those about to be exported, with the files of their graphs.
         force: replace what is there.
 
     Raises:
@@ -40,7 +41,7 @@ def plan(
     """
     if existing is None:
         return Plan()
-    other = _other(existing, target, source, probes)
+    other = _other(existing, target, source, probes) or _alone(existing, quants)
     doubled = [name for name in quants if name in existing.quants]
     reason = other or (f"has {', '.join(doubled)} already" if doubled else None)
     if reason is not None and not force:
@@ -58,3 +59,12 @@ def _other(existing: Manifest, target: Path, source: str, probes: list[Probe]) -
     if Golden.read(target, existing.kind).probes != probes:
         return "was judged by other probe texts"
     return None
+
+
+def _alone(existing: Manifest, quants: Mapping[str, str]) -> str | None:
+    """A graph without the suffix of its quant shares a folder with no other."""
+    graphs = [(name, entry.onnx_file) for name, entry in existing.quants.items()]
+    suffixed = all(name not in QUANTS or file == QUANTS[name].onnx_file for name, file in (*graphs, *quants.items()))
+    if suffixed or existing.quants.keys() <= quants.keys():
+        return None
+    return f"has {', '.join(existing.quants)}, and with --layout tei a folder holds one quant"
