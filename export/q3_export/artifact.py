@@ -9,16 +9,18 @@ from typing import Any
 import onnx_ir as ir
 from tqdm import tqdm
 
+from q3_export.chat_template import chat_template
 from q3_export.checkpoint import Checkpoint
 from q3_export.config_check import read_json
 from q3_export.recipes import Recipe
-from q3_export.side_files import answer_ids
 from q3_export.staging import sync_tree
 from q3_export.tokenizer_check import PAD_TOKEN
 from q3_runtime.integrity import sha256
 from q3_runtime.manifest import FileEntry, QuantEntry
 from q3_runtime.quants import CPU_ORDER, QUANTS
 
+COPIED = ("modules.json", "config_sentence_transformers.json", "special_tokens_map.json")
+"""Files of an embedding checkpoint that are taken as they are, where they are there."""
 POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
 
 
@@ -26,7 +28,8 @@ def write_side_files(checkpoint: Checkpoint, graphs: Iterable[str], folder: Path
     """Tokenizer, configs and what sentence-transformers reads; returns their names.
 
     config.json says which ``graphs`` the folder has, for transformers.js; tokenizer.json is copied byte for byte.
-    A file that the checkpoint lacks is made as the published models have it.
+    The rest is made as the published models have it: newer sentence-transformers write 1_Pooling in a form that TEI does not
+    read. A reranker's own files describe the logits of every token, where the graph gives one score.
     """
     source = checkpoint.folder
     shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
@@ -36,11 +39,15 @@ def write_side_files(checkpoint: Checkpoint, graphs: Iterable[str], folder: Path
     special = ("eos_token", "pad_token", "additional_special_tokens")
     made = MADE[checkpoint.kind](checkpoint)
     made["special_tokens_map.json"] = {key: tokenizer_config[key] for key in special if tokenizer_config.get(key)}
+    if "chat_template.jinja" in made:
+        tokenizer_config.pop("chat_template", None)
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     for name, content in made.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        if (source / name).is_file():
+        if name in COPIED and checkpoint.kind == "embedding" and (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+        elif isinstance(content, str):
+            (folder / name).write_text(content, encoding="utf-8")
         else:
             _write_json(folder / name, content)
     if (source / "LICENSE").is_file():
@@ -64,19 +71,20 @@ def _of_embedding(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _of_reranker(checkpoint: Checkpoint) -> dict[str, Any]:
-    yes, no = answer_ids(checkpoint.folder)
+    """One module, whose output is the score: CrossEncoder(backend="onnx") takes it for a classifier with one label."""
+    forward = {"method": "forward", "method_output_name": "logits"}
     return {
-        "modules.json": _modules(
-            {
-                "": "sentence_transformers.base.modules.transformer.Transformer",
-                "1_LogitScore": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
-            }
-        ),
-        "1_LogitScore/config.json": {"true_token_id": yes, "false_token_id": no},
+        "modules.json": _modules({"": "sentence_transformers.base.modules.transformer.Transformer"}),
+        "sentence_bert_config.json": {
+            "transformer_task": "sequence-classification",
+            "modality_config": {"text": forward, "message": forward | {"format": "flat"}},
+            "module_output_name": "scores",
+        },
         "config_sentence_transformers.json": {
             "activation_fn": "torch.nn.modules.linear.Identity", "default_prompt_name": "query", "model_type": "CrossEncoder",
             "prompts": {"query": checkpoint.prompts["instruction"]},
         },
+        "chat_template.jinja": chat_template(checkpoint.prompts),
     }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """The model card: what the folder is, how faithful it was measured to be, and how to use it."""
 
 from dataclasses import dataclass
+from importlib.resources import files
 
 from q3_runtime.manifest import Manifest, QuantEntry
+from q3_runtime.quants import QUANTS
 
 HEAD = """---
 {front}
@@ -21,55 +23,6 @@ their own machine with `q3 verify DIR`.
 |---|---|---|{rule}
 """
 
-EMBED = """
-## Use
-
-Queries get an instruction in front, documents nothing. The query prompt is `{query}`; there is no space after `Query:`.
-
-With q3-onnx (`pip install 'q3-onnx[cpu]'`), without PyTorch:
-
-```python
-from q3_runtime import Embedder
-model = Embedder("DIR", quant="{quant}")
-scores = model.similarity(model.encode_query(["…"]), model.encode_document(["…", "…"]))
-```
-
-With onnxruntime and tokenizers alone:
-
-```python
-import numpy, onnxruntime, tokenizers
-ids = numpy.array([tokenizers.Tokenizer.from_file("DIR/tokenizer.json").encode("…").ids])
-session = onnxruntime.InferenceSession("DIR/{file}")
-vector = session.run(["sentence_embedding"], {{"input_ids": ids, "attention_mask": numpy.ones_like(ids)}})[0]
-```
-"""
-
-RERANK = """
-## Use
-
-With q3-onnx (`pip install 'q3-onnx[cpu]'`), without PyTorch:
-
-```python
-from q3_runtime import Reranker
-model = Reranker("DIR", quant="{quant}")
-best = model.rank("…", ["…", "…"])   # [(index, score between 0 and 1), …]
-```
-
-With onnxruntime and tokenizers alone. The parts of the template are `prompts` in q3.json, each encoded by itself. Unlike
-q3-onnx, this reads a `<|im_end|>` in a document as the end of the turn, so a document can steer its score:
-
-```python
-import json, pathlib, numpy, onnxruntime, tokenizers
-parts = json.loads(pathlib.Path("DIR/q3.json").read_text("utf-8"))["prompts"]
-encode = lambda text: tokenizers.Tokenizer.from_file("DIR/tokenizer.json").encode(text, add_special_tokens=False).ids
-body = parts["body"].replace("{{instruction}}", parts["instruction"]).replace("{{query}}", "…").replace("{{document}}", "…")
-ids = numpy.array([encode(parts["prefix"]) + encode(body) + encode(parts["suffix"])])
-session = onnxruntime.InferenceSession("DIR/{file}")
-log_odds = session.run(["logits"], {{"input_ids": ids, "attention_mask": numpy.ones_like(ids)}})[0]
-score = 1 / (1 + numpy.exp(-log_odds))
-```
-"""
-
 
 @dataclass(frozen=True)
 class Form:
@@ -81,7 +34,6 @@ class Form:
     measured: str
     texts: str
     columns: dict[str, tuple[str, str]]
-    use: str
 
 
 FORMS = {
@@ -98,7 +50,6 @@ FORMS = {
             "mean": ("mean", ".6f"), "p5": ("5th percentile", ".6f"), "min": ("min", ".6f"),
             "top10_overlap": ("same top 10", ".3f"), "spearman": ("Spearman", ".6f"),
         },
-        use=EMBED,
     ),
     "reranker": Form(
         tags="reranker, onnx",
@@ -113,7 +64,6 @@ FORMS = {
             "spearman": ("rank correlation", ".6f"), "score_delta": ("largest difference of a score", ".6f"),
             "log_odds_delta": ("of the log-odds", ".4f"), "log_odds_std": ("spread of the log-odds", ".2f"),
         },
-        use=RERANK,
     ),
 }  # fmt: skip
 
@@ -142,7 +92,10 @@ def card(manifest: Manifest) -> str:
     lowered = [name for name, entry in manifest.quants.items() if entry.fidelity and entry.fidelity.get("floor_lowered")]
     note = f"\n\nThe floor was lowered by hand for: {', '.join(lowered)}." if lowered else ""
     query = manifest.prompts.get("query", "").replace("\n", "\\n")
-    return head + rows + note + "\n" + form.use.format(quant=first, file=manifest.quants[first].onnx_file, query=query)
+    file = manifest.quants[first].onnx_file
+    dtype = next(name for name, quant in QUANTS.items() if quant.onnx_file == file)
+    usage = files("q3_export").joinpath("data", f"card_{manifest.kind}.md").read_text("utf-8")
+    return head + rows + note + "\n" + usage.format(quant=first, file=file, dtype=dtype, query=query, dims=manifest.dims)
 
 
 def _row(form: Form, name: str, entry: QuantEntry) -> str:

@@ -12,7 +12,7 @@ from q3_export.specs import SPECS
 from q3_runtime.command_line import print_json, run_safely
 from q3_runtime.errors import UsageError
 
-NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "onnxruntime")
+NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "onnxruntime")
 KEYS = ", ".join(SPECS)
 
 
@@ -50,6 +50,7 @@ def _export_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-verify", action="store_true", help="do not measure the fidelity; the folder says so")
     parser.add_argument("--force", action="store_true", help="replace what is in DIR")
+    parser.add_argument("--push", metavar="ORG/NAME", help="upload the folder to the hub, to a private repository if it is new")
     _add_common(parser)
     parser.add_argument("--version", action="version", version=f"q3-onnx {version('q3-onnx')}")
     parser.set_defaults(verb=None)

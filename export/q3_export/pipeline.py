@@ -5,7 +5,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from q3_export import artifact, published, resources, targets
+from q3_export import artifact, published, publishing, resources, targets
 from q3_export.card import card
 from q3_export.checkpoint import Checkpoint, open_checkpoint
 from q3_export.output_ranges import output_ranges
@@ -37,6 +37,7 @@ def export_model(
     pooled_only: bool = False,
     no_verify: bool = False,
     force: bool = False,
+    push: str | None = None,
     revision: str | None = None,
     offline: bool = False,
     progress: bool = False,
@@ -56,6 +57,7 @@ def export_model(
         pooled_only: the graph gives ``sentence_embedding`` only, which makes its last layer cheaper.
         no_verify: do not measure; fidelity is then null in q3.json.
         force: replace an existing quant, or a folder made from another source.
+        push: ``ORG/NAME``: upload the finished folder to the hub, see :mod:`q3_export.publishing`.
         revision: branch, tag or commit on the hub; None takes the key's pinned commit, else the newest.
         offline: take what is in the hub's cache, as with HF_HUB_OFFLINE.
         progress: say the stages and show bars on standard error.
@@ -68,6 +70,8 @@ def export_model(
     say = _say if progress else _say_nothing
     recipes = laid_out(chosen(quant), layout)
     graphs = {recipe.quant.name: recipe.quant.onnx_file for recipe in recipes}
+    if push is not None:
+        publishing.check(push, offline=offline)
     if str(model) in SPECS:
         _check_kind(str(model), SPECS[str(model)].kind, kind)  # before a download
     checkpoint = open_checkpoint(model, kind, revision=revision, offline=offline, progress=progress)
@@ -122,6 +126,8 @@ def export_model(
         else:
             staging.carry_over([name for entry in plan.kept.values() for name in entry.files])
             staging.swap()
+    if push is not None:
+        say(f"pushed to {publishing.push(target, push, progress=progress)}, private if it is new")
     say(f"done in {time.monotonic() - started:.0f} s")
     return target
 

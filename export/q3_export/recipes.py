@@ -60,6 +60,11 @@ RECIPES = {
 }
 
 DEFAULT_QUANT = "int8"
+TEI = {
+    name: replace(RECIPES[name], quant=replace(QUANTS[name], suffix=""), wider=FLOAT, table=FLOAT)
+    for name in ("int8", "q4", "fp32")
+}
+"""What text-embeddings-inference runs: blocks of 8 bits came with onnxruntime 1.23, TEI 1.9.3 has 1.22."""
 LAYOUTS = ("onnx", "tei")
 """``onnx``: a graph for each quant, by its suffix; ``tei``: one quant as onnx/model.onnx, which is all that TEI looks for."""
 
@@ -88,12 +93,13 @@ def laid_out(recipes: list[Recipe], layout: str) -> list[Recipe]:
     """The recipes with the file names of a layout.
 
     Raises:
-        UsageError: an unknown layout, or several quants where a folder holds one.
+        UsageError: an unknown layout; for TEI several quants, or one that it cannot run.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"layout {layout!r} is unknown, expected one of {', '.join(LAYOUTS)}; leave it out")
     if layout == "onnx":
         return recipes
-    if len(recipes) > 1:
-        raise UsageError(f"{len(recipes)} quants with layout tei, expected one: TEI looks for onnx/model.onnx alone")
-    return [replace(recipe, quant=replace(recipe.quant, suffix="")) for recipe in recipes]
+    names = ", ".join(recipe.quant.name for recipe in recipes)
+    if names not in TEI:
+        raise UsageError(f"quant {names} with layout tei, expected one of {', '.join(TEI)}; type: --quant {next(iter(TEI))}")
+    return [TEI[names]]

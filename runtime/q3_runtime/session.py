@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import redirect_stdout
 from importlib.metadata import distributions
 from io import StringIO
@@ -72,23 +72,34 @@ def open_session(folder: Path, entry: QuantEntry, provider: str, threads: int | 
             f"onnxruntime {ort.__version__} is too old for {folder}, expected {entry.min_onnxruntime} or newer; "
             "type: pip install -U onnxruntime"
         )
+    settings = precise_entry(ort) if entry.has_int8_products and provider == PROVIDERS["cpu"] else {}
+    return load_graph(folder / entry.onnx_file, provider, threads, settings)
+
+
+def load_graph(
+    path: Path, provider: str, threads: int | None = None, settings: Mapping[str, str] | None = None
+) -> "onnxruntime.InferenceSession":
+    """A session for any graph, with what onnxruntime calls session config entries in ``settings``.
+
+    Raises:
+        ProviderError: onnxruntime cannot load it, or would run a part of it elsewhere.
+    """
+    ort = _onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = available_threads() if threads is None else threads
     # The arena keeps the memory of the largest batch it ever saw; texts differ too much in length for that.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.log_severity_level = 4  # what fails is raised, and must not be on standard error beside our one line
-    if provider != PROVIDERS["cpu"]:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    elif entry.has_int8_products:
-        for name, value in precise_entry(ort).items():
-            options.add_session_config_entry(name, value)
+    elsewhere = {} if provider == PROVIDERS["cpu"] else {"session.disable_cpu_ep_fallback": "1"}
+    for name, value in (elsewhere | dict(settings or {})).items():
+        options.add_session_config_entry(name, value)
     unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
     try:
-        session = ort.InferenceSession(folder / entry.onnx_file, options, providers=[provider])
+        session = ort.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ProviderError(
-            f"onnxruntime {ort.__version__} cannot run {folder / entry.onnx_file} on {provider}: {_one_line(error)}; {unloaded}"
+            f"onnxruntime {ort.__version__} cannot run {path} on {provider}: {_one_line(error)}; {unloaded}"
             "try provider='cpu', another quant, or pip install -U onnxruntime"
         ) from error
     if provider not in session.get_providers():

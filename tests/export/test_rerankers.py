@@ -120,13 +120,17 @@ def test_an_untied_checkpoint_without_a_head_is_refused(copy: Path, tmp_path: Pa
 def test_the_folder_says_what_it_is(copy: Path, few: Path, tmp_path: Path) -> None:
     opened = open_checkpoint(copy)
     write_logit_score(copy, *_answers(copy))
+    words = json.loads((copy / "tokenizer_config.json").read_text("utf-8"))
+    (copy / "tokenizer_config.json").write_text(json.dumps(words | {"chat_template": "that of a chat"}), "utf-8")
     out = export_model(copy, quant="fp32", out=tmp_path / "out", probes=few)
     manifest = Manifest.read(out)
     assert (manifest.kind, manifest.mrl_dims, manifest.prompts) == ("reranker", [], opened.prompts)
     assert manifest.output_ranges == {}
     assert manifest.quants["fp32"].outputs == ["logits"]
-    assert json.loads((out / "1_LogitScore/config.json").read_text("utf-8"))["module_input_name"] == "causal_logits"
-    assert not (out / "1_Pooling").exists()
+    assert [module["path"] for module in json.loads((out / "modules.json").read_text("utf-8"))] == [""]
+    assert json.loads((out / "sentence_bert_config.json").read_text("utf-8"))["transformer_task"] == "sequence-classification"
+    assert "chat_template" not in json.loads((out / "tokenizer_config.json").read_text("utf-8"))
+    assert not any((out / name).exists() for name in ("1_LogitScore", "1_Pooling"))
     card = (out / "README.md").read_text("utf-8")
     assert "pipeline_tag: text-ranking" in card
     assert "Scores against PyTorch in float32" in card

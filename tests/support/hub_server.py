@@ -1,7 +1,6 @@
 """A look-alike of the hub on loopback: the endpoints that huggingface_hub calls, and switches for what can go wrong."""
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -11,29 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = (".safetensors", ".onnx", ".onnx_data", ".bin", "tokenizer.json")
-"""Files that the hub keeps as LFS objects: sha256 instead of git's sha1, and delivered from another address."""
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of a commit."""
-
-    content: bytes
-    large: bool
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
-
-    @property
-    def blob_id(self) -> str:
-        stored = f"version lfs\noid {self.sha256}\n".encode() if self.large else self.content
-        return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
-
-    @property
-    def etag(self) -> str:
-        return self.sha256 if self.large else self.blob_id
+from tests.support.hub_files import File, is_large
+from tests.support.hub_uploads import UploadHandler, Uploads
 
 
 @dataclass
@@ -53,6 +31,7 @@ class Hub:
     """File → how many of its answers break off at half of what was asked for. -1: all, those to a range before a byte."""
     wrong: dict[str, bytes] = field(default_factory=dict)
     """File → what is delivered in its place, under its own hash."""
+    uploads: Uploads = field(default_factory=Uploads)
     before_delivery: Callable[[str], object] = str
     """Called with a file's name when its content is asked for."""
 
@@ -60,7 +39,7 @@ class Hub:
         """Commit all files of a folder; returns the commit's sha."""
         if isinstance(folder, Path):
             folder = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        files = {name: File(content, name.endswith(LARGE)) for name, content in sorted(folder.items())}
+        files = {name: File(content, is_large(name)) for name, content in sorted(folder.items())}
         lines = "".join(f"{name} {file.etag}\n" for name, file in files.items())
         commit = commit or hashlib.sha1(lines.encode()).hexdigest()
         self.commits.setdefault(repo, {})[commit] = files
@@ -104,7 +83,7 @@ def environment(hub: Hub, home: Path, **more: str) -> dict[str, str]:
     return kept | own | {"XDG_CACHE_HOME": str(home / "cache")} | more
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(UploadHandler, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -128,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._note("/".join(parts[4:]) if parts[2:3] == ["resolve"] else None)
         if self.hub.refuse is not None:
             return self._send(self.hub.refuse[0], {"X-Error-Code": self.hub.refuse[1]}, self.hub.page)
+        if parts == ["api", "whoami-v2"]:
+            return self._whoami()
         repo = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
         if repo not in self.hub.commits:
             return self._send(404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b"{}")
@@ -175,16 +156,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _note(self, file: str | None) -> None:
         self.hub.asked.append(f"{self.command} {self.path}" + (f"#{file}" if file else ""))
 
-    def _send_json(self, content: object) -> None:
-        self._send(200, {"Content-Type": "application/json"}, json.dumps(content).encode())
-
     def _send(self, status: int, headers: Mapping[str, str], body: bytes, promised: int | None = None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) if promised is None else promised))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
 

@@ -1,0 +1,56 @@
+// Ranks lines by their similarity to a query, away from the page's own thread.
+// In:  {id, texts: [string], query}
+// Out: {type: "loading", step, bytes, total}
+//      {type: "ready", name, quant, bytes, dims, seconds}
+//      {type: "embedding", id, done, total}
+//      {type: "ranking", id, scores: [number], embedded, cut, seconds}
+//      {type: "failed", id, message}; without an id nothing can be asked any more
+import { loadModel } from "./model.js";
+
+const ROWS_A_BATCH = 8;
+
+const kept = new Map(); // text → its vector, so that another query embeds nothing but itself
+let latest = 0;
+let running = Promise.resolve(); // one question at a time
+
+const loading = loadModel((step, bytes, total) => self.postMessage({ type: "loading", step, bytes, total }));
+loading.then(
+  ({ about }) => self.postMessage({ type: "ready", ...about }),
+  ({ message }) => self.postMessage({ type: "failed", message }),
+);
+
+self.onmessage = ({ data }) => {
+  latest = data.id;
+  running = running.then(() => answer(data));
+};
+
+async function answer({ id, texts, query }) {
+  const model = await loading.catch(() => null);
+  if (!model || id !== latest) return;
+  try {
+    await rank(model, id, texts, query);
+  } catch (error) {
+    self.postMessage({ type: "failed", id, message: `onnxruntime stopped: ${error.message ?? error}` });
+  }
+}
+
+async function rank(model, id, texts, query) {
+  const begun = performance.now();
+  const wanted = new Set(texts);
+  for (const text of kept.keys()) if (!wanted.has(text)) kept.delete(text);
+  const todo = [...wanted].filter((text) => !kept.has(text)).map((text) => ({ text, ...model.encode(text) }));
+  todo.sort((a, b) => a.ids.length - b.ids.length); // alike lengths together: little padding
+  for (let done = 0; done < todo.length; done += ROWS_A_BATCH) {
+    self.postMessage({ type: "embedding", id, done, total: todo.length });
+    const batch = todo.slice(done, done + ROWS_A_BATCH);
+    const vectors = await model.embed(batch.map(({ ids }) => ids));
+    batch.forEach(({ text, cut }, row) => kept.set(text, { vector: vectors[row], cut }));
+    await new Promise((resume) => setTimeout(resume)); // lets a newer question in
+    if (id !== latest) return;
+  }
+  const asked = model.encode((model.prompts.query ?? "") + query);
+  const [question] = await model.embed([asked.ids]);
+  const scores = texts.map((text) => kept.get(text).vector.reduce((sum, value, i) => sum + value * question[i], 0));
+  const cut = texts.filter((text) => kept.get(text).cut).length + asked.cut;
+  self.postMessage({ type: "ranking", id, scores, embedded: todo.length, cut, seconds: (performance.now() - begun) / 1000 });
+}

@@ -1,0 +1,101 @@
+"""A stranger's graph: what it takes and gives, and how to run it all the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from q3_runtime.session import PROVIDERS, load_graph
+
+Ids = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float32]
+CACHE = "past_key_values"
+TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32, "tensor(float16)": np.float16}
+STATES = ("last_hidden_state", "token_embeddings", "hidden_states")
+POOLED = "sentence_embedding"
+SCORES = "logits"
+
+
+class Tensor(NamedTuple):
+    """An input or output of a graph. ``shape`` has names or None where a length is free."""
+
+    name: str
+    type: str
+    shape: list[Any]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.type.removeprefix('tensor(').removesuffix(')')} {self.shape}".replace("'", "")
+
+
+class Graph:
+    """A graph in a session on the CPU.
+
+    Raises:
+        ProviderError: onnxruntime cannot load it.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, str] | None = None) -> None:
+        self.session = load_graph(path, PROVIDERS["cpu"], settings=settings)
+        self.inputs = {item.name: Tensor(item.name, item.type, item.shape) for item in self.session.get_inputs()}
+        self.outputs = {item.name: Tensor(item.name, item.type, item.shape) for item in self.session.get_outputs()}
+
+    @property
+    def caches(self) -> list[str]:
+        """Inputs that are a KV cache."""
+        return [name for name in self.inputs if name.startswith(CACHE)]
+
+    @property
+    def unknown(self) -> list[str]:
+        """Inputs that nobody who embeds texts would know what to feed."""
+        known = {"input_ids", "attention_mask", "position_ids", "token_type_ids", *self.caches}
+        return [name for name in self.inputs if name not in known]
+
+    @property
+    def states(self) -> str | None:
+        """The output [B, T, D] with a vector for each token."""
+        return next((name for name in STATES if name in self.outputs), None)
+
+    def run(self, rows: Sequence[Ids], output: str, *, side: str = "right", pad_id: int = 0) -> tuple[Values, Ids]:
+        """Token ids [T] each → the output and the mask [B, T], padded on one side to the longest."""
+        width = max(map(len, rows))
+        ids, mask = np.full((len(rows), width), pad_id, np.int64), np.zeros((len(rows), width), np.int64)
+        for i, row in enumerate(rows):
+            place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+            ids[i, place], mask[i, place] = row, 1
+        return self.run_masked(ids, mask, output), mask
+
+    def run_masked(self, ids: Ids, mask: Ids, output: str) -> Values:
+        """One output for ids and mask [B, T]; positions count what the mask keeps, a KV cache is empty."""
+        given = {
+            "input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids),
+            "position_ids": np.maximum(mask.cumsum(1) - 1, 0),
+        }  # fmt: skip
+        feeds = {name: given[name].astype(TYPES[item.type]) for name, item in self.inputs.items() if name in given}
+        for name in self.caches:
+            item = self.inputs[name]
+            feeds[name] = np.zeros((len(ids), item.shape[1], 0, item.shape[3]), TYPES[item.type])
+        return np.asarray(self.session.run([output], feeds)[0], dtype=np.float32)
+
+
+def pooled(states: Values, mask: Ids, pooling: str) -> Values:
+    """Vectors [B, D] of unit length from those of the tokens [B, T, D].
+
+    Args:
+        states: of each token.
+        mask: 1 where there is one, [B, T].
+        pooling: ``mean_tokens`` or ``mean``, ``cls_token`` or ``cls``, else the last token.
+    """
+    if pooling.startswith("mean"):
+        vectors = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    else:
+        first, last = mask.argmax(1), mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
+        vectors = states[np.arange(len(states)), first if pooling.startswith("cls") else last]
+    return unit(vectors)
+
+
+def unit(vectors: Values) -> Values:
+    """Of length 1; a zero or a value that is not finite stays what it is."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)

@@ -1,0 +1,138 @@
+"""What the graph does with a text alone, padded, in a batch, and with a hole in its mask: run, not read."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from q3_runtime.doctor.findings import Finding, note, ok, problem
+from q3_runtime.doctor.graph import POOLED, SCORES, Graph, Ids, Values, pooled, unit
+from q3_runtime.doctor.patient import END, Patient
+from q3_runtime.quants import MAX_BATCH_SCORE_DELTA, MIN_BATCH_COSINE
+from q3_runtime.scores import probabilities
+
+TEXTS = (
+    "How do whales sleep?",
+    "Half of a whale's brain sleeps at a time, while the other half keeps it breathing and watches for danger.",
+    "The Black Death killed perhaps a third of the population of Europe within a few years, and the price of labour rose in "
+    "the villages that were left; 人口の三分の一が失われた。",
+)
+PADDING = 12
+"""Tokens of padding that are put around a text."""
+
+
+class Subject(NamedTuple):
+    """A graph, what to ask it for, and texts to ask with."""
+
+    patient: Patient
+    graph: Graph
+    output: str
+    rows: list[Ids]
+    pad_id: int
+
+    def give(self, rows: list[Ids], side: str = "right") -> Values:
+        """Unit vectors [B, D], or scores [B, 1]."""
+        found, mask = self.graph.run(rows, self.output, side=side, pad_id=self.pad_id)
+        return self.finish(found, mask)
+
+    def finish(self, found: Values, mask: Ids) -> Values:
+        """The output → unit vectors, pooled as the folder says, or scores between 0 and 1."""
+        if self.output == SCORES:
+            return np.asarray(probabilities(found), dtype=np.float32)
+        return unit(found) if self.output == POOLED else pooled(found, mask, self.patient.pooling or "lasttoken")
+
+    def compare(self, found: Values, expected: Values) -> tuple[bool, str]:
+        """Whether they are the same, but for rounding, and how near they are, in words."""
+        if self.output == SCORES:
+            delta = float(np.abs(found - expected).max())
+            return delta <= MAX_BATCH_SCORE_DELTA, f"largest difference of a score {delta:.6f}"
+        cosine = float((found * expected).sum(-1).min())
+        return cosine >= MIN_BATCH_COSINE, f"cosine {cosine:.6f}"
+
+
+def subject(patient: Patient, graph: Graph) -> Subject | None:
+    """What can be measured; None where inputs or outputs are not those of such a model, or there is no tokenizer."""
+    output = SCORES if patient.kind == "reranker" else POOLED if POOLED in graph.outputs else graph.states
+    asked = {"input_ids", "attention_mask"}
+    if output not in graph.outputs or not asked <= graph.inputs.keys() or graph.unknown or patient.tokenizer is None:
+        return None
+    if output == SCORES and len(graph.outputs[SCORES].shape) != 2:
+        return None
+    rows = [np.asarray(patient.tokenizer.encode(text).ids, dtype=np.int64) for text in TEXTS]
+    pad_id = patient.tokenizer.token_to_id(END) or patient.config.get("pad_token_id") or 0
+    return Subject(patient, graph, str(output), rows, int(pad_id))
+
+
+def measure(subject: Subject) -> Iterator[Finding]:
+    """Every measurement, in turn."""
+    alone = np.concatenate([subject.give([row]) for row in subject.rows])
+    if not np.isfinite(alone).all() or not np.abs(alone).max(-1).all():
+        yield problem("values", "NaN, infinity or zeros for plain English sentences", "use another quant, q8 or fp32 say")
+        return
+    yield from _pooling_in_the_graph(subject)
+    for side in ("left", "right"):
+        yield _padding(subject, alone, side)
+    yield _batch(subject)
+    yield _hole(subject)
+
+
+def _pooling_in_the_graph(subject: Subject) -> Iterator[Finding]:
+    """The pooled output against the last token's vector, where the graph gives both."""
+    graph, states = subject.graph, subject.graph.states
+    if subject.output != POOLED or states is None or not subject.patient.is_qwen3:
+        return
+    row = [subject.rows[0]]
+    tokens, mask = graph.run(row, states, pad_id=subject.pad_id)
+    same, how = subject.compare(subject.give(row), pooled(tokens, mask, "lasttoken"))
+    if same:
+        yield ok("pooling in the graph", f"{POOLED} is the last token of {states} ({how})")
+    else:
+        text = f"{POOLED} is not the last token of {states} ({how})"
+        yield problem("pooling in the graph", text, "export it with last-token pooling")
+
+
+def _padding(subject: Subject, alone: Values, side: str) -> Finding:
+    """Each text with the longest beside it as padding's measure, but alone in its batch."""
+    found = []
+    for row in subject.rows:
+        width = len(row) + PADDING
+        ids, mask = np.full((1, width), subject.pad_id, np.int64), np.zeros((1, width), np.int64)
+        place = slice(PADDING, width) if side == "left" else slice(0, len(row))
+        ids[0, place], mask[0, place] = row, 1
+        found.append(subject.finish(subject.graph.run_masked(ids, mask, subject.output), mask))
+    same, how = subject.compare(np.concatenate(found), alone)
+    if same:
+        return ok(f"padding on the {side}", f"gives what the text alone gives ({how})")
+    return problem(f"padding on the {side}", f"gives something else than the text alone ({how})", f"do not pad on the {side}")
+
+
+def _batch(subject: Subject) -> Finding:
+    """A text among others of its length, so that nothing is padded."""
+    length = min(map(len, subject.rows))
+    rows = [np.append(row[: length - 1], row[-1]) for row in subject.rows]
+    together = subject.give(rows)
+    same, how = subject.compare(together, np.concatenate([subject.give([row]) for row in rows]))
+    if same:
+        return ok("neighbours", f"a text among others gives what it gives alone ({how})")
+    text = f"what a text gives depends on its neighbours in the batch ({how}), as where one scale serves a whole tensor"
+    return problem("neighbours", text, "run one text at a time, or use a quant with a scale per token: q3-export --quant int8")
+
+
+def _hole(subject: Subject) -> Finding:
+    """A token in the middle that the mask leaves out: read, or left out."""
+    row = subject.rows[1]
+    middle = len(row) // 2
+    mask = np.ones((1, len(row)), np.int64)
+    mask[0, middle] = 0
+    found = subject.finish(subject.graph.run_masked(row[None], mask, subject.output), mask)
+    without, whole = subject.give([np.delete(row, middle)]), subject.give([row])
+    if subject.compare(found, without)[0]:
+        return ok("holes in the mask", "a token that is masked in the middle of a text counts as not there")
+    reads = (
+        "is read all the same"
+        if subject.compare(found, whole)[0]
+        else f"moves the outcome ({subject.compare(found, without)[1]})"
+    )
+    return note(
+        "holes in the mask", f"a token that is masked in the middle of a text {reads}", "mask padding only, as tokenizers do"
+    )

@@ -1,0 +1,265 @@
+"""q3 doctor: our folders are well, and each fault that strangers' folders have is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tests.support.onnxruntime_quantizers import dynamic, requantize
+
+from q3_runtime.cli import main
+from q3_runtime.doctor import Diagnosis, diagnose
+from q3_runtime.prompts import OFFICIAL_PROMPTS
+from q3_runtime.quants import QUANTS
+
+PROMPTS, POOLING, TOKENIZER = "config_sentence_transformers.json", "1_Pooling/config.json", "tokenizer_config.json"
+
+
+@pytest.fixture
+def foreign(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny export without its manifest, for a test to spoil."""
+    copy = shutil.copytree(folder, tmp_path / "foreign")
+    (copy / "q3.json").unlink()
+    return copy
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def edit_graph(folder: Path, change: Callable[[onnx.GraphProto], object]) -> None:
+    model = onnx.load(folder / "onnx/model.onnx", load_external_data=False)
+    change(model.graph)
+    onnx.save(model, folder / "onnx/model.onnx")
+
+
+def problems(found: Diagnosis) -> dict[str, str]:
+    return {finding.check: f"{finding.text}; {finding.remedy}" for finding in found.problems}
+
+
+def loads(found: Diagnosis) -> dict[str, bool]:
+    return {verdict.tool: verdict.loads for verdict in found.loaders}
+
+
+@pytest.mark.parametrize("quant", ["fp32", "int8", "q8", "q4"])
+def test_nothing_is_wrong_with_an_export(mini_folder: Path, quant: str) -> None:
+    found = diagnose(mini_folder, quant)
+    assert found.problems == []
+    assert found.graph == QUANTS[quant].onnx_file
+    measured = {finding.check for finding in found.findings if "cosine" in finding.text}
+    assert measured >= {"pooling in the graph", "padding on the left", "padding on the right", "neighbours"}
+    expected = dict.fromkeys(("q3-onnx", "sentence-transformers", "optimum", "fastembed", "transformers.js"), True)
+    assert loads(found) == expected | {"TEI": quant == "fp32"}
+
+
+def test_nothing_is_wrong_with_a_reranker(reranker_folder: Path) -> None:
+    found = diagnose(reranker_folder, "int8")
+    assert (found.kind, found.problems) == ("reranker", [])
+    assert loads(found) == {"q3-onnx": True, "sentence-transformers": True}
+
+
+def test_a_mask_with_a_hole_is_measured_and_ours_does_not_take_it(folder: Path) -> None:
+    (hole,) = [finding for finding in diagnose(folder).findings if finding.check == "holes in the mask"]
+    assert hole.level == "note"
+    assert "moves the outcome" in hole.text
+    assert "mask padding only" in hole.remedy
+
+
+def test_a_prompt_with_a_space_after_query_is_named(foreign: Path) -> None:
+    edit(foreign / PROMPTS, lambda content: content["prompts"].update(query=OFFICIAL_PROMPTS["query"] + " "))
+    found = problems(diagnose(foreign))
+    assert list(found) == ["prompt"]
+    assert 'it ends in "Query: ", expected "Query:"' in found["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ({}, "no prompt for queries"),
+        ({"query": "query: "}, '"query: ", expected the form'),
+        ({"query": OFFICIAL_PROMPTS["query"], "document": "passage: "}, 'documents get "passage: "'),
+    ],
+)
+def test_other_prompts_are_named(foreign: Path, prompts: dict[str, str], said: str) -> None:
+    edit(foreign / PROMPTS, lambda content: content.update(prompts=prompts))
+    assert said in problems(diagnose(foreign))["prompt"]
+
+
+def test_an_instruction_of_ones_own_is_a_note(foreign: Path) -> None:
+    edit(foreign / PROMPTS, lambda content: content["prompts"].update(query="Instruct: Find code\nQuery:"))
+    found = diagnose(foreign)
+    assert found.problems == []
+    assert [finding.level for finding in found.findings if finding.check == "prompt"] == ["note"]
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_mean_pooling_is_named_and_tools_that_follow_it_get_other_vectors(foreign: Path, older: bool) -> None:
+    modes = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_lasttoken": False}
+    (foreign / POOLING).write_text(json.dumps(modes if older else {"pooling_mode": "mean"}))
+    found = diagnose(foreign)
+    assert "expected lasttoken" in problems(found)["pooling"]
+    assert not loads(found)["sentence-transformers"]
+    assert not loads(found)["TEI"]
+
+
+def test_no_modules_mean_that_sentence_transformers_takes_the_mean(foreign: Path) -> None:
+    (foreign / "modules.json").unlink()
+    found = diagnose(foreign)
+    assert "takes the mean of all tokens" in problems(found)["pooling"]
+    assert not loads(found)["sentence-transformers"]
+    assert loads(found)["fastembed"]
+
+
+def test_padding_on_the_right_is_named(foreign: Path) -> None:
+    edit(foreign / TOKENIZER, lambda content: content.pop("padding_side"))
+    found = diagnose(foreign)
+    assert "right, expected left" in problems(found)["padding side"]
+    assert not loads(found)["transformers.js"]
+
+
+def test_a_tokenizer_that_appends_nothing_is_named(foreign: Path) -> None:
+    edit(foreign / "tokenizer.json", lambda content: content.update(post_processor=None))
+    assert "every text ends in nothing, expected <|endoftext|>" in problems(diagnose(foreign))["end of text"]
+
+
+def test_position_ids_and_a_kv_cache_are_named_and_fed(foreign: Path) -> None:
+    def add(graph: onnx.GraphProto) -> None:
+        graph.input.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "sequence"]))
+        for part in ("key", "value"):
+            shape = ["batch", 2, "past", 32]
+            graph.input.append(helper.make_tensor_value_info(f"past_key_values.0.{part}", TensorProto.FLOAT, shape))
+
+    edit_graph(foreign, add)
+    found = diagnose(foreign)
+    texts = [finding.text for finding in found.problems if finding.check == "inputs"]
+    assert [text.split(",")[0] for text in texts] == ["2 inputs of a KV cache", "position_ids"]
+    assert not loads(found)["fastembed"]
+    assert not loads(found)["optimum"]
+    assert "neighbours" in {finding.check for finding in found.findings}
+
+
+def test_heads_of_a_kv_cache_that_tei_would_feed_wrongly_are_named(foreign: Path) -> None:
+    edit(foreign / "config.json", lambda content: content.update(num_key_value_heads=4))
+    shape = ["batch", 2, "past", 32]
+    edit_graph(foreign, lambda graph: graph.input.append(helper.make_tensor_value_info("past_key_values.0.key", 1, shape)))
+    (tei,) = [verdict for verdict in diagnose(foreign).loaders if verdict.tool == "TEI"]
+    assert tei.obstacles == ["a KV cache with heads of 32, it feeds 16"]
+
+
+def test_an_input_that_nobody_feeds_is_named(foreign: Path) -> None:
+    edit_graph(foreign, lambda graph: graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1])))
+    found = diagnose(foreign)
+    assert "pixels: nobody knows what to feed" in problems(found)["inputs"]
+    assert not any(can for tool, can in loads(found).items() if tool in ("optimum", "transformers.js", "TEI"))
+
+
+def test_a_graph_without_its_pooled_output_gets_a_note(foreign: Path) -> None:
+    edit_graph(foreign, lambda graph: graph.output.pop())
+    found = diagnose(foreign)
+    assert found.problems == []
+    assert any("no sentence_embedding" in finding.text for finding in found.findings if finding.level == "note")
+
+
+def test_quantize_dynamic_depends_on_the_neighbours(mini_folder: Path, tmp_path: Path) -> None:
+    found = problems(diagnose(requantize(mini_folder, tmp_path / "dynamic", dynamic), "fp32"))
+    assert "depends on its neighbours" in found["neighbours"]
+
+
+def last_position(folder: Path) -> None:
+    """A graph whose vectors of tokens are those of their ids, and whose pooled output is the mean of all, padding too."""
+    vocab, dims = 4096, 8
+    table = numpy_helper.from_array(np.random.default_rng(0).normal(size=(vocab, dims)).astype(np.float32), "table")
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"]),
+        helper.make_node("ReduceMean", ["last_hidden_state", "axis"], ["sentence_embedding"], keepdims=0),
+    ]
+    ids = [helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "T"]) for name in ("input_ids", "attention_mask")]
+    outputs = [
+        helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["B", "T", dims]),
+        helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["B", dims]),
+    ]
+    axis = numpy_helper.from_array(np.array([1]), "axis")
+    graph = helper.make_graph(nodes, "last", ids, outputs, [table, axis])
+    (folder / "onnx/model.onnx_data").unlink()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), folder / "onnx/model.onnx")
+
+
+def test_padding_that_changes_the_vector_and_pooling_that_is_not_the_last_token_are_measured(foreign: Path) -> None:
+    last_position(foreign)
+    found = problems(diagnose(foreign))
+    assert "sentence_embedding is not the last token" in found["pooling in the graph"]
+    assert {"padding on the left", "padding on the right"} <= found.keys()
+    assert "neighbours" not in found
+
+
+def test_weights_under_a_name_that_transformers_js_does_not_look_for_are_named(foreign: Path) -> None:
+    def rename(graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = "model.onnx.data"
+
+    edit_graph(foreign, rename)
+    (foreign / "onnx/model.onnx_data").rename(foreign / "onnx/model.onnx.data")
+    (theirs,) = [verdict for verdict in diagnose(foreign).loaders if verdict.tool == "transformers.js"]
+    assert theirs.obstacles == ["weights in model.onnx.data, it looks for model.onnx_data"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "modules.json", POOLING, PROMPTS, TOKENIZER, "tokenizer.json", "q3.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"a": 1, "a": 2}', "\x00"])
+def test_a_damaged_file_is_a_finding_and_never_a_traceback(foreign: Path, name: str, content: str) -> None:
+    (foreign / name).write_text(content)
+    found = diagnose(foreign)
+    assert found.problems or name in ("config.json", "q3.json")
+    if content != "[]":
+        assert any(name in finding.text for finding in found.problems)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph"])
+def test_a_graph_that_onnxruntime_does_not_load_is_a_finding(foreign: Path, content: bytes) -> None:
+    (foreign / "onnx/model.onnx").write_bytes(content)
+    found = diagnose(foreign)
+    assert "cannot run" in problems(found)["graph"]
+    assert found.loaders == []
+
+
+def test_the_rules_of_qwen3_are_not_applied_to_others(foreign: Path) -> None:
+    edit(foreign / "config.json", lambda content: content.update(model_type="bert"))
+    (foreign / POOLING).write_text(json.dumps({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}))
+    found = diagnose(foreign)
+    assert found.problems == []
+    assert any("model_type is bert" in finding.text for finding in found.findings)
+
+
+def test_the_command_says_it_in_words_and_as_json(foreign: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "no problems" in said
+    assert "yes     fastembed" in said
+    (foreign / "special_tokens_map.json").unlink()
+    edit(foreign / PROMPTS, lambda content: content["prompts"].update(query=OFFICIAL_PROMPTS["query"] + " "))
+    assert main(["doctor", str(foreign)]) == 3
+    said = capsys.readouterr().out
+    assert "PROBLEM prompt: it ends in" in said
+    assert "NO      fastembed: no special_tokens_map.json" in said
+    assert said.rstrip().endswith("1 problem")
+    assert main(["doctor", str(foreign), "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["loaders"]["fastembed"] == {"loads": False, "obstacles": ["no special_tokens_map.json"]}
+    assert [entry["check"] for entry in found["findings"] if entry["level"] == "problem"] == ["prompt"]
+
+
+def test_what_is_no_folder_with_a_graph_is_refused(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(tmp_path / "absent")]) == 3
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["doctor", str(tmp_path)]) == 3
+    assert "no .onnx file in it" in capsys.readouterr().err
+    assert main(["doctor", str(folder), "--quant", "q4"]) == 2
+    assert "quant 'q4' is not in" in capsys.readouterr().err
