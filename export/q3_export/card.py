@@ -38,7 +38,7 @@ class Form:
 
 FORMS = {
     "embedding": Form(
-        tags="sentence-similarity, onnx",
+        tags="sentence-similarity, onnx, transformers.js",
         pipeline_tag="feature-extraction",
         summary=(
             "`{source}` as ONNX, with last-token pooling and normalization in the graph: `input_ids` and `attention_mask` in, "

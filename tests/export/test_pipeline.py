@@ -104,6 +104,7 @@ def test_the_card_states_the_measured_fidelity_and_its_python_runs(folder: Path)
     assert f"{fidelity['min']:.6f}" in card
     blocks = [block.split("```")[0].replace("DIR", str(folder)) for block in card.split("```python\n")[1:]]
     ours = [block for block in blocks if "q3_runtime" in block or "onnxruntime" in block]
+    assert all(len(block.splitlines()) <= 10 for block in ours)
     assert (len(ours), len(blocks)) == (2, 4)  # those of other tools: tests/interop/test_full_interop.py
     found: dict[str, np.ndarray] = {}
     for block in ours:

@@ -64,10 +64,10 @@ class Row:
         """The nearness, written."""
         return self.nearness if isinstance(self.nearness, str) else f"{self.nearness:.7f}"
 
-    @property
-    def short(self) -> str:
-        """As the README has it."""
-        return f"| {self.tool} | {self.version} | {', '.join(self.quants)} | {self.measured} |"
+    def short(self, name: str) -> str:
+        """As the README has it, under its name among ROWS."""
+        named = name if name.startswith(self.tool) else f"{self.tool} {name}"
+        return f"| {named} | {self.version} | {', '.join(self.quants)} | {self.measured} |"
 
     def __str__(self) -> str:
         return f"| {self.tool} | {self.version} | {self.loads} | {', '.join(self.quants)} | {self.measured} |"
@@ -166,7 +166,7 @@ def test_transformers_js(mini_folder: Path, rows: dict[str, Row]) -> None:
             cosines[quant] = lowest_cosine(mini_folder, quant, given)
         assert min(cosines.values()) >= MIN_COSINE, cosines
         version = found["versions"]["transformers"]
-        add(rows, f"transformers.js {output}", "@huggingface/transformers", version, QUANTS, min(cosines.values()))
+        add(rows, f"transformers.js {output}", "transformers.js", version, QUANTS, min(cosines.values()))
 
 
 def test_onnxruntime_alone(mini_folder: Path, rows: dict[str, Row]) -> None:
@@ -259,7 +259,7 @@ def test_the_table_of_loaders_is_written(rows: dict[str, Row]) -> None:
     assert set(rows) == set(ROWS), f"no row of {set(ROWS) - set(rows)}: a test above failed or was left out"
     DOCUMENT.write_text(HEAD + "\n".join(str(rows[name]) for name in ROWS) + "\n", "utf-8")
     table = "\n".join(
-        ["| tool | version | loads | cosine to ours |", "|---|---|---|---|", *(rows[name].short for name in ROWS)]
+        ["| tool | version | loads | cosine to ours |", "|---|---|---|---|", *(rows[name].short(name) for name in ROWS)]
     )
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text("utf-8").partition(MARKS[0])

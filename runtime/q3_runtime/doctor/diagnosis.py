@@ -7,7 +7,7 @@ from typing import Any
 from q3_runtime.doctor import file_checks, graph_checks
 from q3_runtime.doctor.findings import Finding, problem
 from q3_runtime.doctor.graph import Graph
-from q3_runtime.doctor.loaders import Verdict, graph_name, verdicts
+from q3_runtime.doctor.loaders import Verdict, verdicts
 from q3_runtime.doctor.measurements import measure, subject
 from q3_runtime.doctor.patient import read_patient
 from q3_runtime.errors import ProviderError
@@ -61,4 +61,4 @@ def diagnose(folder: str | PathLike[str], quant: str | None = None) -> Diagnosis
         measured = subject(patient, graph)
         findings += measure(measured) if measured else []
         loaders = verdicts(patient, graph)
-    return Diagnosis(str(folder), graph_name(patient), patient.kind, findings, loaders)
+    return Diagnosis(str(folder), patient.graph_name, patient.kind, findings, loaders)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from q3_runtime.doctor.graph import POOLED, SCORES, Graph
@@ -65,8 +64,7 @@ def _fastembed(patient: Patient, graph: Graph) -> Iterator[str]:
 
 
 def _transformers_js(patient: Patient, graph: Graph) -> Iterator[str]:
-    name = patient.graph.relative_to(patient.folder).as_posix()
-    if name not in [f"onnx/model{suffix}.onnx" for suffix in SUFFIXES]:
+    if (name := patient.graph_name) not in [f"onnx/model{suffix}.onnx" for suffix in SUFFIXES]:
         yield f"{name}, it looks for onnx/model.onnx and the like"
     if "tokenizer_config.json" not in patient.files or patient.tokenizer is None:
         yield "no tokenizer.json and tokenizer_config.json"
@@ -85,8 +83,7 @@ def _transformers_js(patient: Patient, graph: Graph) -> Iterator[str]:
 
 def _tei(patient: Patient, graph: Graph) -> Iterator[str]:
     """Read in text-embeddings-inference 1.9.3: router/src/lib.rs, backends/ort/src/lib.rs."""
-    name = patient.graph.relative_to(patient.folder).as_posix()
-    if name not in PLACES:
+    if (name := patient.graph_name) not in PLACES:
         yield f"{name}, it looks for onnx/model.onnx alone (q3-export --layout tei)"
     pooling = patient.files.get("1_Pooling/config.json")
     if not isinstance(pooling, dict) or not {"pooling_mode_cls_token", "pooling_mode_mean_tokens"} <= pooling.keys():
@@ -152,8 +149,3 @@ LOADERS: dict[str, dict[str, Rule]] = {
 def verdicts(patient: Patient, graph: Graph) -> list[Verdict]:
     """One for each tool that takes such models."""
     return [Verdict(tool, list(rule(patient, graph))) for tool, rule in LOADERS[patient.kind].items()]
-
-
-def graph_name(patient: Patient) -> str:
-    """The examined graph as a path in its folder."""
-    return Path(patient.graph).relative_to(patient.folder).as_posix()

@@ -92,7 +92,7 @@ def _pooling_in_the_graph(subject: Subject) -> Iterator[Finding]:
 
 
 def _padding(subject: Subject, alone: Values, side: str) -> Finding:
-    """Each text with the longest beside it as padding's measure, but alone in its batch."""
+    """Each text alone in its batch, with padding beside it."""
     found = []
     for row in subject.rows:
         width = len(row) + PADDING

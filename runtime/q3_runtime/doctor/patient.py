@@ -39,6 +39,11 @@ class Patient:
     tokenizer: tokenizers.Tokenizer | None = None
 
     @property
+    def graph_name(self) -> str:
+        """The examined graph as a path in its folder."""
+        return self.graph.relative_to(self.folder).as_posix()
+
+    @property
     def is_qwen3(self) -> bool:
         """Whether the rules of the Qwen3 models are to be applied."""
         return bool(self.config.get("model_type") == "qwen3")
