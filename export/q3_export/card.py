@@ -94,7 +94,8 @@ def card(manifest: Manifest) -> str:
     query = manifest.prompts.get("query", "").replace("\n", "\\n")
     file = manifest.quants[first].onnx_file
     dtype = next(name for name, quant in QUANTS.items() if quant.onnx_file == file)
-    usage = files("q3_export").joinpath("data", f"card_{manifest.kind}.md").read_text("utf-8")
+    parts = [manifest.kind, *(["token_states"] if "last_hidden_state" in manifest.quants[first].outputs else [])]
+    usage = "".join(files("q3_export").joinpath("data", f"card_{part}.md").read_text("utf-8") for part in parts)
     return head + rows + note + "\n" + usage.format(quant=first, file=file, dtype=dtype, query=query, dims=manifest.dims)
 
 

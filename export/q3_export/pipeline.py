@@ -85,6 +85,8 @@ def export_model(
         longest = max(len(probe.ids) for probe in texts)
         resources.check(checkpoint, recipes, target.parent, longest, verify=not no_verify)
         source = checkpoint.sha256(progress=progress)
+        if push is not None:
+            publishing.check_source(push, source, force=force)
         plan = targets.plan(staging.existing, target, source, texts, graphs, force=force)
         checkpoint.check_finite(progress=progress)
 
@@ -127,7 +129,7 @@ def export_model(
             staging.carry_over([name for entry in plan.kept.values() for name in entry.files])
             staging.swap()
     if push is not None:
-        say(f"pushed to {publishing.push(target, push, progress=progress)}, private if it is new")
+        say(f"pushed to {publishing.push(target, push, force=force, progress=progress)}, private if it is new")
     say(f"done in {time.monotonic() - started:.0f} s")
     return target
 

@@ -61,7 +61,7 @@ RECIPES = {
 
 DEFAULT_QUANT = "int8"
 TEI = {
-    name: replace(RECIPES[name], quant=replace(QUANTS[name], suffix=""), wider=FLOAT, table=FLOAT)
+    name: replace(RECIPES[name], quant=replace(QUANTS[name], suffix=""), wider=FLOAT, table=FLOAT, min_onnxruntime="1.22")
     for name in ("int8", "q4", "fp32")
 }
 """What text-embeddings-inference runs: blocks of 8 bits came with onnxruntime 1.23, TEI 1.9.3 has 1.22."""

@@ -1,6 +1,7 @@
 """An exported folder as an encoder of MTEB, with the instructions of the official evaluation."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from os import PathLike
@@ -95,10 +96,15 @@ class MtebEncoder:
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        """MTEB's ModelMeta: what results are filed under. The name holds the quant, the revision is a hash of its files."""
+        """MTEB's ModelMeta: what results are filed under.
+
+        The name holds the quant; the revision is a hash of its files, the tokenizer and the instructions.
+        """
         manifest, quant = self.model.manifest, self.model.quant
         entry, source = manifest.quants[quant], manifest.source["id"] or "unknown"
-        hashes = "\n".join(f"{name} {file.sha256}" for name, file in sorted(entry.files.items()))
+        files = entry.files | {"tokenizer.json": manifest.files["tokenizer.json"]}
+        hashes = "\n".join(f"{name} {file.sha256}" for name, file in sorted(files.items()))
+        hashes += json.dumps(dict(self.instructions), sort_keys=True)
         overwrites = {
             "name": f"q3-onnx/{source.rpartition('/')[2]}-{quant}",
             "revision": hashlib.sha256(hashes.encode()).hexdigest(),

@@ -113,6 +113,13 @@ def test_the_card_states_the_measured_fidelity_and_its_python_runs(folder: Path)
     np.testing.assert_allclose(found["vector"], Embedder(folder).encode(["…"]), atol=1e-6)
 
 
+def test_the_card_of_a_pooled_graph_leaves_out_the_tools_that_pool_by_themselves(checkpoint: Path, tmp_path: Path) -> None:
+    out = export_model(checkpoint, quant="fp32", out=tmp_path / "out", no_verify=True, pooled_only=True)
+    card = (out / "README.md").read_text("utf-8")
+    assert "TextEmbedding(" in card
+    assert not any(word in card for word in ("SentenceTransformer(", "pipeline("))
+
+
 def test_the_same_inputs_give_the_same_bytes(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     again = export_model(checkpoint, quant="fp32", out=tmp_path / "again", no_verify=True)
     for name in ("onnx/model.onnx", "onnx/model.onnx_data", "golden.json", "golden.safetensors"):

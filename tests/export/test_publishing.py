@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.checkpoints import write_checkpoint
 from tests.support.hub_server import Hub, environment, serve
 
 from q3_runtime import Embedder
@@ -56,10 +57,12 @@ def test_what_was_exported_is_there_in_one_commit_and_the_runtime_loads_it(hub: 
 
 def test_a_second_push_replaces_what_the_first_left(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
     assert export(hub, checkpoint, tmp_path, "--quant", "q8", "--push", REPO).returncode == 0
+    hub.add(REPO, files(hub) | {".gitattributes": b"", "plots/mine.png": b"not ours"})
     done = export(hub, checkpoint, tmp_path, "--quant", "q4", "--push", REPO, "--layout", "tei", "--force")
     assert done.returncode == 0, done.stderr
     assert sorted(name for name in files(hub) if "onnx/" in name) == ["onnx/model.onnx", "onnx/model.onnx_data"]
     assert list(json.loads(files(hub)["q3.json"])["quants"]) == ["q4"]
+    assert files(hub)["plots/mine.png"] == b"not ours"
     assert len(hub.uploads.messages) == 2
 
 
@@ -73,6 +76,10 @@ def test_a_token_that_may_not_write_is_refused_before_any_work(hub: Hub, checkpo
     other = export(hub, checkpoint, tmp_path, "--push", "qwen/tiny")
     assert other.returncode == 3
     assert "the token is for mel, whale-lab; give one of these as ORG" in other.stderr
+    hub.uploads.read_only.add("hf_writer")
+    reader = export(hub, checkpoint, tmp_path, "--push", REPO)
+    assert reader.returncode == 3
+    assert "the token may only read, expected one with write access" in reader.stderr
     assert not (tmp_path / "out").exists()
     assert hub.commits == {}
 
@@ -98,7 +105,7 @@ def test_a_repository_that_holds_something_else_is_left_alone(hub: Hub, checkpoi
 def test_where_the_hub_refuses_at_the_end_the_folder_is_whole_and_the_way_out_is_said(
     hub: Hub, checkpoint: Path, tmp_path: Path
 ) -> None:
-    hub.uploads.read_only.add("hf_writer")
+    hub.uploads.refused.add("/commit/")
     done = export(hub, checkpoint, tmp_path, "--quant", "q8", "--push", REPO)
     assert done.returncode == 3
     assert f"is complete; type: hf upload {REPO} {tmp_path / 'out'}" in done.stderr.splitlines()[-1]
@@ -110,3 +117,15 @@ def test_a_file_that_arrived_damaged_is_said(hub: Hub, checkpoint: Path, tmp_pat
     done = export(hub, checkpoint, tmp_path, "--quant", "q8", "--push", REPO)
     assert done.returncode == 6
     assert "the hub does not hold what was sent" in done.stderr
+
+
+def test_another_models_repository_is_not_replaced_without_force(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    assert export(hub, checkpoint, tmp_path / "first", "--quant", "q8", "--push", REPO).returncode == 0
+    other = write_checkpoint(tmp_path / "Other-Embedding", seed=1)
+    done = export(hub, other, tmp_path / "second", "--quant", "q8", "--push", REPO)
+    assert done.returncode == 3
+    assert f"{REPO}: was made from another checkpoint (Tiny-Embedding); give another name, or --force" in done.stderr
+    assert not (tmp_path / "second/out").exists()
+    assert len(hub.uploads.messages) == 1

@@ -123,7 +123,7 @@ def test_sentence_transformers(optimum: Environment, mini_folder: Path, rows: di
 def test_cross_encoder(optimum: Environment, reranker: Path, rows: dict[str, Row]) -> None:
     deltas = {}
     for quant in QUANTS:
-        theirs = optimum.run("cross_encoder_scores.py", reranker, TABLE[quant].onnx_file, given=PAIRS)
+        theirs = optimum.run("card_scores.py", reranker, TABLE[quant].onnx_file, given=PAIRS)
         with Reranker(reranker, quant=quant) as model:
             deltas[quant] = float(np.abs(np.array(theirs) - model.score(PAIRS, raw=True)).max())
     assert max(deltas.values()) <= MAX_ODDS_DELTA, deltas

@@ -199,6 +199,81 @@ def test_padding_that_changes_the_vector_and_pooling_that_is_not_the_last_token_
     assert "neighbours" not in found
 
 
+def graph_of(folder: Path, *, vocab: int = 4096, batch: object = "B", mask: int = TensorProto.INT64, rank: int = 3) -> None:
+    """A graph that looks up the vectors of its ids, and has one fault."""
+    table = numpy_helper.from_array(np.random.default_rng(0).normal(size=(vocab, 8)).astype(np.float32), "table")
+    axis = numpy_helper.from_array(np.array([1]), "axis")
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["states" if rank == 2 else "last_hidden_state"])]
+    if rank == 2:
+        nodes.append(helper.make_node("ReduceMean", ["states", "axis"], ["last_hidden_state"], keepdims=0))
+    inputs = [
+        helper.make_tensor_value_info("input_ids", TensorProto.INT64, [batch, "T"]),
+        helper.make_tensor_value_info("attention_mask", mask, [batch, "T"]),
+    ]
+    output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [batch, 8] if rank == 2 else [batch, "T", 8])
+    graph = helper.make_graph(nodes, "faulty", inputs, [output], [table, axis])
+    (folder / "onnx/model.onnx_data").unlink()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), folder / "onnx/model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "said"),
+    [
+        ({"batch": 1}, "running", "3 texts of"),
+        ({"vocab": 10}, "running", "out of data bounds"),
+        ({"mask": TensorProto.BOOL}, "running", "input attention_mask bool [B, T], expected int64"),
+        ({"rank": 2}, "shape of the output", "last_hidden_state float [B, 8], expected 3 dimensions"),
+    ],
+)
+def test_a_graph_that_cannot_be_run_is_a_finding_and_nobody_loads_it(foreign: Path, fault: dict, check: str, said: str) -> None:
+    graph_of(foreign, **fault)
+    found = diagnose(foreign)
+    assert said in problems(found)[check]
+    assert not any(loads(found).values())
+
+
+def test_padding_on_the_side_that_another_family_does_not_use_is_a_note(foreign: Path) -> None:
+    last_position(foreign)
+    edit(foreign / "config.json", lambda content: content.update(model_type="bert"))
+    edit(foreign / TOKENIZER, lambda content: content.update(padding_side="right"))
+    levels = {finding.check: finding.level for finding in diagnose(foreign).findings}
+    assert (levels["padding on the left"], levels["padding on the right"]) == ("note", "problem")
+
+
+def test_a_reranker_is_known_by_its_graph_and_measured_by_its_log_odds(reranker_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(reranker_folder, tmp_path / "copy")
+    for name in ("q3.json", "config_sentence_transformers.json", "modules.json"):
+        (copy / name).unlink()
+    found = diagnose(copy, "fp32")
+    assert (found.kind, found.problems) == ("reranker", [])
+    assert any("difference of the log-odds" in finding.text for finding in found.findings)
+    assert not loads(found)["sentence-transformers"]
+
+
+def test_a_file_that_is_not_what_was_exported_is_a_problem_for_our_runtime(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    edit(copy / "config.json", lambda content: content.update(note="edited"))
+    found = diagnose(copy)
+    assert "config.json" in problems(found)["integrity"]
+    assert loads(found) == dict.fromkeys(loads(found), True) | {"q3-onnx": False}
+
+
+def test_without_a_tokenizer_nothing_is_measured_and_that_is_said(foreign: Path) -> None:
+    (foreign / "tokenizer.json").unlink()
+    found = diagnose(foreign)
+    assert list(problems(found)) == ["tokenizer"]
+    assert any(finding.check == "measured" and finding.text.startswith("nothing") for finding in found.findings)
+    assert not any(loads(found).values())
+
+
+def test_what_a_strangers_file_says_stays_on_its_line(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(foreign / "config.json", lambda content: content.update(model_type="x\n\x1b[32mno problems"))
+    main(["doctor", str(foreign)])
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "x\\n\\x1b[32mno problems" in said
+
+
 def test_weights_under_a_name_that_transformers_js_does_not_look_for_are_named(foreign: Path) -> None:
     def rename(graph: onnx.GraphProto) -> None:
         for tensor in graph.initializer:

@@ -18,6 +18,8 @@ class Uploads:
     """Token → name and organizations."""
     read_only: set[str] = field(default_factory=set)
     """Tokens that may not write."""
+    refused: set[str] = field(default_factory=set)
+    """Parts of addresses to which nothing may be posted."""
     private: set[str] = field(default_factory=set)
     """Repositories that were made private."""
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -44,7 +46,8 @@ class UploadHandler(BaseHTTPRequestHandler):
         token = self.headers["authorization"].removeprefix("Bearer ")
         made = json.loads(body) if parts[:3] == ["api", "repos", "create"] else None
         org = (made.get("organization") or user[0]) if made else parts[0] if parts[0] != "api" else parts[2]
-        if org not in (user[0], *user[1]) or token in self.hub.uploads.read_only:
+        refused = token in self.hub.uploads.read_only or any(path in self.path for path in self.hub.uploads.refused)
+        if org not in (user[0], *user[1]) or refused:
             return self._refuse(403)
         if made:
             return self._create(f"{org}/{made['name']}", private=made.get("private") or made.get("visibility") == "private")
@@ -75,7 +78,9 @@ class UploadHandler(BaseHTTPRequestHandler):
         user = self._user()
         if user is None:
             return self._refuse(401)
-        return self._send_json({"type": "user", "name": user[0], "orgs": [{"name": name} for name in user[1]]})
+        token = (self.headers.get("authorization") or "").removeprefix("Bearer ")
+        access = {"accessToken": {"role": "read" if token in self.hub.uploads.read_only else "write"}}
+        return self._send_json({"type": "user", "name": user[0], "orgs": [{"name": name} for name in user[1]], "auth": access})
 
     def _create(self, repo: str, *, private: bool) -> None:
         if repo in self.hub.commits:

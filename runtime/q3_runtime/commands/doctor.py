@@ -22,13 +22,19 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json(found.to_dict())
         return 3 if found.problems else 0
-    print(f"{found.folder}: {found.graph}, {found.kind}")
+    print(_line(f"{found.folder}: {found.graph}, {found.kind}"))
     for finding in found.findings:
-        print(f"{MARKS[finding.level]}{finding.check}: {finding.text}" + (f"; {finding.remedy}" if finding.remedy else ""))
+        rest = f"; {finding.remedy}" if finding.remedy else ""
+        print(_line(f"{MARKS[finding.level]}{finding.check}: {finding.text}{rest}"))
     if found.loaders:
         print("who loads it and gets the model's own vectors or scores:")
     for tool, obstacles in found.loaders:
-        print(f"{'NO      ' if obstacles else 'yes     '}{tool}" + (f": {'; '.join(obstacles)}" if obstacles else ""))
+        print(_line(f"{'NO      ' if obstacles else 'yes     '}{tool}" + (f": {'; '.join(obstacles)}" if obstacles else "")))
     count = len(found.problems)
     print(f"{count or 'no'} problem{'' if count == 1 else 's'}")
     return 3 if count else 0
+
+
+def _line(text: str) -> str:
+    """What a stranger's files say stays on its line and moves no cursor."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from q3_runtime.doctor.findings import Finding, note, ok, problem
 from q3_runtime.doctor.patient import END, Patient
+from q3_runtime.errors import IntegrityError, StorageError
+from q3_runtime.integrity import check_files
 from q3_runtime.manifest import MANIFEST_NAME
 from q3_runtime.prompts import OFFICIAL_PROMPTS
 
@@ -16,6 +18,11 @@ def origin(patient: Patient) -> Iterator[Finding]:
     """Who made it, and whose rules hold."""
     for name, why in patient.damaged.items():
         yield problem("files", f"{name} cannot be read: {why}", f"download or export {name} again")
+    if patient.manifest and patient.quant:
+        try:
+            check_files(patient.folder, patient.manifest.files | patient.manifest.quants[patient.quant].files)
+        except (IntegrityError, StorageError, OSError) as error:
+            yield problem("integrity", str(error), "q3-onnx refuses such a folder")
     if patient.manifest:
         source = patient.manifest.source["id"]
         yield ok("origin", f"made by q3-export from {source}; q3 verify {patient.folder} checks its hashes and its vectors")
@@ -29,8 +36,7 @@ def origin(patient: Patient) -> Iterator[Finding]:
 def end_of_text(patient: Patient) -> Iterator[Finding]:
     """An embedding model reads the last token, which the tokenizer has to append; a reranker's template ends by itself."""
     if patient.tokenizer is None:
-        if "tokenizer.json" not in patient.damaged:
-            yield problem("end of text", "no tokenizer.json", "copy the original model's")
+        yield problem("tokenizer", "no tokenizer.json that can be read", _ANOTHER)
         return
     appended = patient.tokenizer.encode("").ids
     end = patient.tokenizer.token_to_id(END)

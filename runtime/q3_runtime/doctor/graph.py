@@ -29,6 +29,10 @@ class Tensor(NamedTuple):
         return f"{self.name} {self.type.removeprefix('tensor(').removesuffix(')')} {self.shape}".replace("'", "")
 
 
+class RunError(Exception):
+    """A graph that cannot be fed or does not run; one line says why."""
+
+
 class Graph:
     """A graph in a session on the CPU.
 
@@ -36,8 +40,8 @@ class Graph:
         ProviderError: onnxruntime cannot load it.
     """
 
-    def __init__(self, path: Path, settings: dict[str, str] | None = None) -> None:
-        self.session = load_graph(path, PROVIDERS["cpu"], settings=settings)
+    def __init__(self, path: Path) -> None:
+        self.session = load_graph(path, PROVIDERS["cpu"])
         self.inputs = {item.name: Tensor(item.name, item.type, item.shape) for item in self.session.get_inputs()}
         self.outputs = {item.name: Tensor(item.name, item.type, item.shape) for item in self.session.get_outputs()}
 
@@ -67,16 +71,29 @@ class Graph:
         return self.run_masked(ids, mask, output), mask
 
     def run_masked(self, ids: Ids, mask: Ids, output: str) -> Values:
-        """One output for ids and mask [B, T]; positions count what the mask keeps, a KV cache is empty."""
+        """One output for ids and mask [B, T]; positions count what the mask keeps, a KV cache is empty.
+
+        Raises:
+            RunError: an input of another type or shape than such a graph has, or onnxruntime cannot run it.
+        """
         given = {
             "input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids),
             "position_ids": np.maximum(mask.cumsum(1) - 1, 0),
         }  # fmt: skip
+        if strange := [str(item) for item in self.inputs.values() if item.type not in TYPES]:
+            raise RunError(f"input {strange[0]}, expected int64")
         feeds = {name: given[name].astype(TYPES[item.type]) for name, item in self.inputs.items() if name in given}
         for name in self.caches:
             item = self.inputs[name]
+            if len(item.shape) != 4 or not all(type(item.shape[axis]) is int for axis in (1, 3)):
+                raise RunError(
+                    f"input {item}, expected [batch, heads, past, head_dim] with numbers for the second and the last"
+                )
             feeds[name] = np.zeros((len(ids), item.shape[1], 0, item.shape[3]), TYPES[item.type])
-        return np.asarray(self.session.run([output], feeds)[0], dtype=np.float32)
+        try:
+            return np.asarray(self.session.run([output], feeds)[0], dtype=np.float32)
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise RunError(f"{len(ids)} texts of {ids.shape[1]} tokens: {' '.join(str(error).split())[:300]}") from error
 
 
 def pooled(states: Values, mask: Ids, pooling: str) -> Values:

@@ -36,9 +36,11 @@ def outputs(patient: Patient, graph: Graph) -> Iterator[Finding]:
         names = SCORES if patient.kind == "reranker" else f"{POOLED} or last_hidden_state"
         yield problem("outputs", f"{shown}; expected {names}", EXPORT)
         return
-    if patient.kind == "reranker" and len(found[0].shape) > 2:
-        text = f"logits of every token and every word, {found[0].shape}, expected [batch, 1]: gigabytes for a batch"
-        yield problem("outputs", text.replace("'", ""), EXPORT)
+    ranks = {POOLED: 2, SCORES: 2}
+    if patient.kind == "reranker" and (len(found[0].shape) != 2 or found[0].shape[1] != 1):
+        yield problem("outputs", f"{found[0]}, expected [batch, 1], one score for each pair", EXPORT)
+    elif odd := [item for item in found if len(item.shape) != ranks.get(item.name, 3)]:
+        yield problem("shape of the output", f"{odd[0]}, expected {ranks.get(odd[0].name, 3)} dimensions", EXPORT)
     elif wrong := [item for item in found if item.type != "tensor(float)"]:
         yield problem("outputs", f"{wrong[0]}, expected float32: TEI takes nothing else", EXPORT)
     else:

@@ -1,9 +1,10 @@
 """Which tools can load the folder and get the model's vectors: what each of them asks for."""
 
-import re
+import glob
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from q3_runtime.doctor.findings import Finding
 from q3_runtime.doctor.graph import POOLED, SCORES, Graph
 from q3_runtime.doctor.patient import Patient
 from q3_runtime.quants import QUANTS
@@ -72,9 +73,10 @@ def _transformers_js(patient: Patient, graph: Graph) -> Iterator[str]:
         yield "padding on the right, and it takes the last position"
     if graph.states is None:
         yield "no last_hidden_state for its pipeline"
-    data = [path.name for path in patient.graph.parent.iterdir() if re.match(re.escape(patient.graph.name) + "[._]", path.name)]
+    data = [path.name for path in patient.graph.parent.glob(f"{glob.escape(patient.graph.name)}[._]data*")]
     hints = patient.config.get("transformers.js_config")
-    if data and not (isinstance(hints, dict) and hints.get("use_external_data_format")):
+    outside = hints.get("use_external_data_format") if isinstance(hints, dict) else None
+    if data and not (outside.get(patient.graph.name) if isinstance(outside, dict) else outside):
         yield "config.json does not say that weights are in a file of their own (transformers.js_config)"
     elif wrong := [path for path in data if not path.startswith(f"{patient.graph.name}_data")]:
         yield f"weights in {wrong[0]}, it looks for {patient.graph.name}_data"
@@ -90,9 +92,9 @@ def _tei(patient: Patient, graph: Graph) -> Iterator[str]:
         yield "no 1_Pooling/config.json with the booleans of its older form"
     elif patient.is_qwen3 and patient.pooling != "lasttoken":
         yield f"1_Pooling/config.json says {patient.pooling}"
-    heads = patient.config.get("num_key_value_heads")
-    if graph.caches and isinstance(heads, int) and heads:
-        size, real = patient.config.get("hidden_size", 0) // heads, graph.inputs[graph.caches[0]].shape[-1]
+    heads, hidden = patient.config.get("num_key_value_heads"), patient.config.get("hidden_size")
+    if graph.caches and isinstance(heads, int) and isinstance(hidden, int) and heads:
+        size, real = hidden // heads, graph.inputs[graph.caches[0]].shape[-1]
         if size != real:
             yield f"a KV cache with heads of {real}, it feeds {size}"
     answered = next((name for name in (POOLED, "last_hidden_state", "token_embeddings") if name in graph.outputs), None)
@@ -111,8 +113,10 @@ def _cross_encoder(patient: Patient, graph: Graph) -> Iterator[str]:
         yield "no config_sentence_transformers.json with model_type CrossEncoder"
     if patient.transformer_task != "sequence-classification":
         yield "no sentence_bert_config.json with the task sequence-classification"
-    if SCORES not in graph.outputs:
-        yield "no logits"
+    if SCORES not in graph.outputs or len(graph.outputs[SCORES].shape) != 2:
+        yield "no logits [batch, 1]"
+    if graph.caches:
+        yield "a KV cache"
     if not (patient.folder / "chat_template.jinja").is_file():
         yield "no chat_template.jinja, so it would leave out the words around query and document"
     yield from _strange(graph)
@@ -146,6 +150,23 @@ LOADERS: dict[str, dict[str, Rule]] = {
 """Kind of a model → tool → what it would stumble over."""
 
 
-def verdicts(patient: Patient, graph: Graph) -> list[Verdict]:
-    """One for each tool that takes such models."""
-    return [Verdict(tool, list(rule(patient, graph))) for tool, rule in LOADERS[patient.kind].items()]
+EVERYBODY = tuple({tool: None for tools in LOADERS.values() for tool in tools})
+AFFECTED = {
+    "tokenizer": EVERYBODY, "end of text": EVERYBODY, "shape of the output": EVERYBODY, "running": EVERYBODY,
+    "values": EVERYBODY, "neighbours": EVERYBODY, "pooling in the graph": EVERYBODY,
+    "integrity": ("q3-onnx",), "prompt": ("sentence-transformers",),
+}  # fmt: skip
+"""What is wrong for which tools, beside their own rules."""
+
+
+def verdicts(patient: Patient, graph: Graph, problems: list[Finding]) -> list[Verdict]:
+    """One for each tool that takes such models, with what was found wrong by all that was read and measured."""
+    said: dict[str, list[str]] = {tool: list(rule(patient, graph)) for tool, rule in LOADERS[patient.kind].items()}
+    for tool, obstacles in said.items():
+        padded = f"padding on the {patient.padding_side}"
+        obstacles += [
+            f"{item.check} (the problem above)"
+            for item in problems
+            if tool in AFFECTED.get(item.check, ()) or item.check == padded
+        ]
+    return [Verdict(tool, obstacles) for tool, obstacles in said.items()]

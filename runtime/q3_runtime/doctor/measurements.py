@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from q3_runtime.doctor.findings import Finding, note, ok, problem
-from q3_runtime.doctor.graph import POOLED, SCORES, Graph, Ids, Values, pooled, unit
+from q3_runtime.doctor.graph import POOLED, SCORES, Graph, Ids, RunError, Values, pooled, unit
 from q3_runtime.doctor.patient import END, Patient
-from q3_runtime.quants import MAX_BATCH_SCORE_DELTA, MIN_BATCH_COSINE
-from q3_runtime.scores import probabilities
+from q3_runtime.quants import MIN_BATCH_COSINE
 
 TEXTS = (
     "How do whales sleep?",
@@ -17,6 +16,8 @@ TEXTS = (
     "The Black Death killed perhaps a third of the population of Europe within a few years, and the price of labour rose in "
     "the villages that were left; 人口の三分の一が失われた。",
 )
+MAX_ODDS_DELTA = 0.01
+"""Of log-odds, which spread over some units: rounding moves them by less."""
 PADDING = 12
 """Tokens of padding that are put around a text."""
 
@@ -31,21 +32,21 @@ class Subject(NamedTuple):
     pad_id: int
 
     def give(self, rows: list[Ids], side: str = "right") -> Values:
-        """Unit vectors [B, D], or scores [B, 1]."""
+        """Unit vectors [B, D], or log-odds [B, 1]."""
         found, mask = self.graph.run(rows, self.output, side=side, pad_id=self.pad_id)
         return self.finish(found, mask)
 
     def finish(self, found: Values, mask: Ids) -> Values:
-        """The output → unit vectors, pooled as the folder says, or scores between 0 and 1."""
+        """The output → unit vectors, pooled as the folder says, or log-odds."""
         if self.output == SCORES:
-            return np.asarray(probabilities(found), dtype=np.float32)
+            return found
         return unit(found) if self.output == POOLED else pooled(found, mask, self.patient.pooling or "lasttoken")
 
     def compare(self, found: Values, expected: Values) -> tuple[bool, str]:
         """Whether they are the same, but for rounding, and how near they are, in words."""
         if self.output == SCORES:
             delta = float(np.abs(found - expected).max())
-            return delta <= MAX_BATCH_SCORE_DELTA, f"largest difference of a score {delta:.6f}"
+            return delta <= MAX_ODDS_DELTA, f"largest difference of the log-odds {delta:.6f}"
         cosine = float((found * expected).sum(-1).min())
         return cosine >= MIN_BATCH_COSINE, f"cosine {cosine:.6f}"
 
@@ -56,15 +57,25 @@ def subject(patient: Patient, graph: Graph) -> Subject | None:
     asked = {"input_ids", "attention_mask"}
     if output not in graph.outputs or not asked <= graph.inputs.keys() or graph.unknown or patient.tokenizer is None:
         return None
-    if output == SCORES and len(graph.outputs[SCORES].shape) != 2:
+    if len(graph.outputs[str(output)].shape) != (2 if output in (SCORES, POOLED) else 3):
         return None
     rows = [np.asarray(patient.tokenizer.encode(text).ids, dtype=np.int64) for text in TEXTS]
-    pad_id = patient.tokenizer.token_to_id(END) or patient.config.get("pad_token_id") or 0
-    return Subject(patient, graph, str(output), rows, int(pad_id))
+    return Subject(patient, graph, str(output), rows, patient.tokenizer.token_to_id(END) or 0) if all(map(len, rows)) else None
 
 
-def measure(subject: Subject) -> Iterator[Finding]:
-    """Every measurement, in turn."""
+def measure(patient: Patient, graph: Graph) -> Iterator[Finding]:
+    """Every measurement, in turn, until the graph does not run."""
+    found = subject(patient, graph)
+    if found is None:
+        yield note("measured", "nothing: without a tokenizer, or with such inputs or outputs, the graph was not run")
+        return
+    try:
+        yield from _measurements(found)
+    except RunError as error:
+        yield problem("running", f"the graph does not run: {error}", "export it again, with free batch and sequence lengths")
+
+
+def _measurements(subject: Subject) -> Iterator[Finding]:
     alone = np.concatenate([subject.give([row]) for row in subject.rows])
     if not np.isfinite(alone).all() or not np.abs(alone).max(-1).all():
         yield problem("values", "NaN, infinity or zeros for plain English sentences", "use another quant, q8 or fp32 say")
@@ -103,7 +114,9 @@ def _padding(subject: Subject, alone: Values, side: str) -> Finding:
     same, how = subject.compare(np.concatenate(found), alone)
     if same:
         return ok(f"padding on the {side}", f"gives what the text alone gives ({how})")
-    return problem(f"padding on the {side}", f"gives something else than the text alone ({how})", f"do not pad on the {side}")
+    text, remedy = f"gives something else than the text alone ({how})", f"do not pad on the {side}"
+    wanted = subject.patient.is_qwen3 or side == subject.patient.padding_side
+    return problem(f"padding on the {side}", text, remedy) if wanted else note(f"padding on the {side}", text, remedy)
 
 
 def _batch(subject: Subject) -> Finding:

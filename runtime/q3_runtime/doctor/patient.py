@@ -12,7 +12,7 @@ from q3_runtime.errors import ModelError, UsageError
 from q3_runtime.manifest import MANIFEST_NAME, Manifest
 from q3_runtime.quants import CPU_ORDER, QUANTS
 
-MAX_JSON_BYTES = 1 << 20
+MAX_JSON_BYTES, MAX_TOKENIZER_BYTES = 1 << 20, 1 << 28
 END = "<|endoftext|>"
 """What the Qwen3 embedding models end every text with; also what they pad with."""
 LEGACY_POOLING = "pooling_mode_"
@@ -117,16 +117,17 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder, expected one with an ONNX graph; give its path")
-    graphs = sorted(path.relative_to(folder).as_posix() for place in (folder, folder / "onnx") for path in place.glob("*.onnx"))
+    found = [path for place in (folder, folder / "onnx") for path in place.glob("*.onnx") if path.is_file()]
+    graphs = sorted(path.relative_to(folder).as_posix() for path in found)
     if not graphs:
-        raise ModelError(f"{folder}: no .onnx file in it or in its onnx/, expected one; type: q3-export --model {folder}")
+        raise ModelError(f"{folder}: no .onnx file in it or in its onnx/, expected one; export a checkpoint with q3-export")
     files: dict[str, Any] = {}
     damaged: dict[str, str] = {}
     for name in READ:
         if (folder / name).is_file():
             try:
                 files[name] = _read_json(folder / name)
-            except (ValueError, RecursionError) as error:
+            except (ValueError, RecursionError, OSError) as error:
                 damaged[name] = str(error)
     manifest = None
     if (folder / MANIFEST_NAME).is_file():
@@ -136,12 +137,14 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
             damaged[MANIFEST_NAME] = str(error)
     chosen, graph = _choose(folder, graphs, manifest, quant)
     tokenizer = None
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-    except Exception as error:  # tokenizers raises bare Exception
-        damaged["tokenizer.json"] = str(error)
+    path = folder / "tokenizer.json"
+    if path.is_file() and path.stat().st_size <= MAX_TOKENIZER_BYTES:
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+        except Exception as error:  # tokenizers raises bare Exception
+            damaged["tokenizer.json"] = str(error)
     patient = Patient(folder, folder / graph, graphs, "embedding", manifest, chosen, files, damaged, tokenizer)
     if (manifest.kind == "reranker") if manifest else patient.is_cross_encoder:
         patient.kind = "reranker"
