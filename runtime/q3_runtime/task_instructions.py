@@ -4,12 +4,13 @@ Source: QwenLM/Qwen3-Embedding on GitHub at the commit that data/task_prompts_so
 evaluation/qwen3_embedding_model.py holds the rules that :func:`instruction` follows, and evaluation/task_prompts.json the
 wording, by the name of the task. That repository states no licence at this commit, so the wording is no part of this package:
 :func:`read` takes a copy of the file and compares it with the sha256 that the repository lists. A task without an entry gets
-MTEB's own wording, there as here.
+MTEB's own wording, there as here; :func:`by_name` has it.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 
@@ -21,7 +22,8 @@ Instructions = Mapping[str, str | Mapping[str, str]]
 
 SIMILAR = "Retrieve semantically similar text"
 """The official instruction of every STS and PairClassification task, for both texts, whatever the wording file says."""
-SOURCE: dict[str, str | int] = json.loads((Path(__file__).parent / "data/task_prompts_source.json").read_text("utf-8"))
+DATA = Path(__file__).parent / "data"
+SOURCE: dict[str, str | int] = json.loads((DATA / "task_prompts_source.json").read_text("utf-8"))
 """Where the wording is published: repository, commit, path, url, bytes, sha256, licence."""
 
 
@@ -43,6 +45,26 @@ def instruction(task: str, kind: str, side: str | None, wording: Instructions, o
     if "Retrieval" in kind and side != "query":
         return ""
     return found if found.strip() else ""
+
+
+def by_name(task: str, side: str = "query") -> str:
+    """MTEB's instruction for a task, to pass as ``instruction=`` to an Embedder; empty where this side gets none.
+
+    From data/task_instructions.json, which names its source; mteb need not be installed.
+
+    Args:
+        task: name of the task, as MTEB has it: ``SciFact``.
+        side: ``query`` or ``document``; most tasks have an instruction for queries, or one for all their texts.
+
+    Raises:
+        InputError: no such task there.
+    """
+    tasks: Instructions = json.loads((DATA / "task_instructions.json").read_text("utf-8"))["tasks"]
+    if task not in tasks:
+        near = ", ".join(get_close_matches(task, tasks)) or f"{', '.join(list(tasks)[:3])} …"
+        raise InputError(f"task {task!r} is none of the {len(tasks)} that have an instruction, expected {near}; check the name")
+    found = tasks[task]
+    return found if isinstance(found, str) else found.get(side, "")
 
 
 def read(path: str | PathLike[str], sha256: str = str(SOURCE["sha256"])) -> Instructions:

@@ -166,6 +166,26 @@ def test_instructions_of_another_form_are_refused(tmp_path, content, message) ->
         task_instructions.read(tmp_path / "a.json", hashlib.sha256(content).hexdigest())
 
 
+def test_an_instruction_is_found_by_the_name_of_its_task_without_mteb() -> None:
+    assert (
+        task_instructions.by_name("SciFact") == "Given a scientific claim, retrieve documents that support or refute the claim"
+    )
+    assert task_instructions.by_name("SciFact", "document") == ""
+    assert task_instructions.by_name("Banking77Classification.v2") == task_instructions.by_name(
+        "Banking77Classification.v2", "document"
+    )
+    with pytest.raises(InputError, match=r"task 'SciFacts' is none of the \d+ that have an instruction, expected SciFact"):
+        task_instructions.by_name("SciFacts")
+
+
+@needs_mteb
+def test_the_instructions_in_our_data_are_those_of_mteb() -> None:
+    import mteb
+
+    own = {task.metadata.name: task.metadata.prompt for task in mteb.get_tasks() if task.metadata.prompt}
+    assert json.loads((task_instructions.DATA / "task_instructions.json").read_text("utf-8"))["tasks"] == own
+
+
 def test_importing_the_encoder_loads_neither_mteb_nor_pytorch() -> None:
     code = "import sys, q3_runtime.mteb_encoder; print(sorted({'mteb', 'torch', 'datasets', 'onnxruntime'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
