@@ -140,6 +140,11 @@ def _explained(repo: str, way_out: str = "") -> Iterator[None]:
                 yield
             except errors.LocalTokenNotFoundError as error:
                 raise ModelError(f"push {repo}: no token, expected one with write access; set HF_TOKEN", fault=FAULT) from error
+            except ValueError as error:
+                if "Invalid metadata in README.md" not in str(error):
+                    raise
+                found = " ".join(str(error).split())
+                raise ModelError(f"push {repo}: the hub refuses the folder's card: {found}; correct it", fault=FAULT) from error
             except errors.HfHubHTTPError as error:
                 if error.response.status_code not in (401, 403):
                     raise

@@ -112,6 +112,14 @@ def test_where_the_hub_refuses_at_the_end_the_folder_is_whole_and_the_way_out_is
     assert list(Manifest.read(tmp_path / "out").quants) == ["q8"]
 
 
+def test_a_card_that_the_hub_refuses_is_said(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
+    hub.uploads.wrong_in_cards.append('"license" must be one of those known')
+    done = export(hub, checkpoint, tmp_path, "--quant", "q8", "--push", REPO)
+    assert done.returncode == 3
+    assert 'the hub refuses the folder\'s card: Invalid metadata in README.md. - "license" must be one of' in done.stderr
+    assert f"is complete; type: hf upload {REPO}" in done.stderr
+
+
 def test_a_file_that_arrived_damaged_is_said(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
     hub.uploads.damage = b"x"
     done = export(hub, checkpoint, tmp_path, "--quant", "q8", "--push", REPO)

@@ -20,6 +20,8 @@ class Uploads:
     """Tokens that may not write."""
     refused: set[str] = field(default_factory=set)
     """Parts of addresses to which nothing may be posted."""
+    wrong_in_cards: list[str] = field(default_factory=list)
+    """What is answered of every card's head."""
     private: set[str] = field(default_factory=set)
     """Repositories that were made private."""
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -39,7 +41,8 @@ class UploadHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._note(None)  # type: ignore[attr-defined]
         if parts[:2] == ["api", "validate-yaml"]:
-            return self._send_json({"errors": [], "warnings": []})
+            wrong = [{"message": message} for message in self.hub.uploads.wrong_in_cards]
+            return self._send_json({"errors": wrong, "warnings": []}, 400 if wrong else 200)
         user = self._user()
         if user is None:
             return self._refuse(401)

@@ -1,5 +1,6 @@
 """What the graph does with a text alone, padded, in a batch, and with a hole in its mask: run, not read."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -59,6 +60,8 @@ def subject(patient: Patient, graph: Graph) -> Subject | None:
         return None
     if len(graph.outputs[str(output)].shape) != (2 if output in (SCORES, POOLED) else 3):
         return None
+    if output not in (SCORES, POOLED) and not re.match("last|mean|cls", patient.pooling or "last"):
+        return None
     rows = [np.asarray(patient.tokenizer.encode(text).ids, dtype=np.int64) for text in TEXTS]
     return Subject(patient, graph, str(output), rows, patient.tokenizer.token_to_id(END) or 0) if all(map(len, rows)) else None
 
@@ -67,7 +70,7 @@ def measure(patient: Patient, graph: Graph) -> Iterator[Finding]:
     """Every measurement, in turn, until the graph does not run."""
     found = subject(patient, graph)
     if found is None:
-        yield note("measured", "nothing: without a tokenizer, or with such inputs or outputs, the graph was not run")
+        yield note("measured", "nothing: without a tokenizer, or with such inputs, outputs or pooling, the graph was not run")
         return
     try:
         yield from _measurements(found)
