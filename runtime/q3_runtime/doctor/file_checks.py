@@ -8,7 +8,7 @@ from q3_runtime.doctor.patient import END, Patient
 from q3_runtime.errors import IntegrityError, StorageError
 from q3_runtime.integrity import check_files
 from q3_runtime.manifest import MANIFEST_NAME
-from q3_runtime.prompts import OFFICIAL_PROMPTS
+from q3_runtime.prompts import OFFICIAL_PROMPTS, instruct
 
 QUERY = OFFICIAL_PROMPTS["query"]
 POOLING_FILES = "modules.json and 1_Pooling/config.json"
@@ -72,10 +72,8 @@ def prompts(patient: Patient) -> Iterator[Finding]:
     """A query's prompt, byte for byte; documents have none."""
     if not patient.is_qwen3 or patient.kind == "reranker":
         return
-    found, remedy = (
-        patient.prompts.get("query"),
-        f"set prompts.query to {json.dumps(QUERY)} in config_sentence_transformers.json",
-    )
+    found = patient.prompts.get("query")
+    remedy = f"set prompts.query to {json.dumps(QUERY)} in config_sentence_transformers.json"
     if not isinstance(found, str):
         yield problem("prompt", "no prompt for queries: they are embedded as if they were documents", remedy)
     elif found == QUERY:
@@ -86,10 +84,8 @@ def prompts(patient: Patient) -> Iterator[Finding]:
     elif found.startswith("Instruct: ") and found.endswith("\nQuery:"):
         yield note("prompt", f"an instruction of its own: {json.dumps(found, ensure_ascii=False)}")
     else:
-        shown = json.dumps(found, ensure_ascii=False)
-        yield problem(
-            "prompt", f"{shown}, expected the form {json.dumps('Instruct: …' + chr(10) + 'Query:', ensure_ascii=False)}", remedy
-        )
+        shown, form = (json.dumps(text, ensure_ascii=False) for text in (found, instruct("…")))
+        yield problem("prompt", f"{shown}, expected the form {form}", remedy)
     if patient.prompts.get("document"):
         shown = json.dumps(patient.prompts["document"], ensure_ascii=False)
         yield problem("prompt", f"documents get {shown}, expected nothing in front", 'set prompts.document to ""')

@@ -61,9 +61,11 @@ class Graph:
         """The output [B, T, D] with a vector for each token."""
         return next((name for name in STATES if name in self.outputs), None)
 
-    def run(self, rows: Sequence[Ids], output: str, *, side: str = "right", pad_id: int = 0) -> tuple[Values, Ids]:
-        """Token ids [T] each → the output and the mask [B, T], padded on one side to the longest."""
-        width = max(map(len, rows))
+    def run(
+        self, rows: Sequence[Ids], output: str, *, side: str = "right", padding: int = 0, pad_id: int = 0
+    ) -> tuple[Values, Ids]:
+        """Token ids [T] each → the output and the mask [B, T], padded on one side to the longest and ``padding`` more."""
+        width = max(map(len, rows)) + padding
         ids, mask = np.full((len(rows), width), pad_id, np.int64), np.zeros((len(rows), width), np.int64)
         for i, row in enumerate(rows):
             place = slice(width - len(row), width) if side == "left" else slice(0, len(row))

@@ -32,9 +32,9 @@ class Subject(NamedTuple):
     rows: list[Ids]
     pad_id: int
 
-    def give(self, rows: list[Ids], side: str = "right") -> Values:
+    def give(self, rows: list[Ids], side: str = "right", padding: int = 0) -> Values:
         """Unit vectors [B, D], or log-odds [B, 1]."""
-        found, mask = self.graph.run(rows, self.output, side=side, pad_id=self.pad_id)
+        found, mask = self.graph.run(rows, self.output, side=side, padding=padding, pad_id=self.pad_id)
         return self.finish(found, mask)
 
     def finish(self, found: Values, mask: Ids) -> Values:
@@ -107,13 +107,7 @@ def _pooling_in_the_graph(subject: Subject) -> Iterator[Finding]:
 
 def _padding(subject: Subject, alone: Values, side: str) -> Finding:
     """Each text alone in its batch, with padding beside it."""
-    found = []
-    for row in subject.rows:
-        width = len(row) + PADDING
-        ids, mask = np.full((1, width), subject.pad_id, np.int64), np.zeros((1, width), np.int64)
-        place = slice(PADDING, width) if side == "left" else slice(0, len(row))
-        ids[0, place], mask[0, place] = row, 1
-        found.append(subject.finish(subject.graph.run_masked(ids, mask, subject.output), mask))
+    found = [subject.give([row], side, PADDING) for row in subject.rows]
     same, how = subject.compare(np.concatenate(found), alone)
     if same:
         return ok(f"padding on the {side}", f"gives what the text alone gives ({how})")

@@ -25,8 +25,6 @@ class Patient:
     folder: Path
     graph: Path
     """The graph that is examined."""
-    graphs: list[str]
-    """All of them, as paths in the folder."""
     kind: str
     """``embedding`` or ``reranker``."""
     manifest: Manifest | None
@@ -145,7 +143,7 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
             tokenizer.no_truncation()
         except Exception as error:  # tokenizers raises bare Exception
             damaged["tokenizer.json"] = str(error)
-    patient = Patient(folder, folder / graph, graphs, "embedding", manifest, chosen, files, damaged, tokenizer)
+    patient = Patient(folder, folder / graph, "embedding", manifest, chosen, files, damaged, tokenizer)
     if (manifest.kind == "reranker") if manifest else patient.is_cross_encoder:
         patient.kind = "reranker"
     return patient
