@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from q3_runtime.command_line import run_safely
-from q3_runtime.commands import doctor, embed, info, rerank, search, verify
+from q3_runtime.commands import doctor, embed, info, rerank, search, serve, verify
 
-VERBS = {"embed": embed, "search": search, "rerank": rerank, "verify": verify, "info": info, "doctor": doctor}
+VERBS = {"embed": embed, "search": search, "rerank": rerank, "verify": verify, "info": info, "doctor": doctor, "serve": serve}
 
 
 def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:

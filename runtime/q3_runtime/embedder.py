@@ -17,6 +17,9 @@ from q3_runtime.tokenization import Encoded, Tokenizer
 from q3_runtime.vectors import Vectors, checked_dim, cosines
 from q3_runtime.windows import check_options, run_windows
 
+TOKEN_OUTPUT = "last_hidden_state"
+"""Of the graph, [B, T, D]."""
+
 
 class Embedder:
     """An exported embedding model, ready to encode, in the process that loaded it. Threads may share it.
@@ -187,6 +190,18 @@ class Embedder:
             TooLargeError, ProviderError, UsageError: see q3_runtime.runner.
         """
         return self._runner.run(ids, range(len(ids)), padding_side)
+
+    def run_tokens(self, ids: npt.NDArray[np.int64]) -> Vectors:
+        """Hidden states of one token sequence [T], float32 [T, D], not normalized: a vector for each of its tokens.
+
+        Raises:
+            ModelError: the folder was exported with --pooled-only.
+            TooLargeError, ProviderError, UsageError: see q3_runtime.runner.
+        """
+        if TOKEN_OUTPUT not in self.manifest.quants[self.quant].outputs:
+            raise ModelError(f"{self.folder}: no {TOKEN_OUTPUT} in {self.quant}; export again without --pooled-only")
+        found: Vectors = self._runner.run([ids], [0], output=TOKEN_OUTPUT)[0]
+        return found
 
 
 def _is_list(texts: object) -> TypeGuard[Sequence[str]]:

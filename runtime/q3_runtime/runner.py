@@ -65,8 +65,10 @@ class Runner:
             raise UsageError("this model was closed, expected an open one; load it again")
         return self._session
 
-    def run(self, ids: Sequence[Ids], names: Sequence[int], padding_side: str = "right") -> Vectors:
+    def run(self, ids: Sequence[Ids], names: Sequence[int], padding_side: str = "right", output: str | None = None) -> Vectors:
         """The output [B, X] of B rows; ``names`` is what to call each row in an error.
+
+        ``output`` names another one of the graph's; of one that has an axis of tokens, [B, T, X], rows must be given alone.
 
         A batch that does not fit in memory, by estimate or by experience, is halved, down to single rows.
 
@@ -81,7 +83,7 @@ class Runner:
             room = self._room()
         if room is None or needed <= room:
             try:
-                (found,) = session.run([self._output], pad(ids, self._pad_id, padding_side))
+                (found,) = session.run([output or self._output], pad(ids, self._pad_id, padding_side))
                 return np.asarray(found, dtype=np.float32)
             except Exception as error:
                 if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
@@ -90,7 +92,7 @@ class Runner:
         if len(ids) == 1:
             raise TooLargeError(names[0], len(ids[0]), needed, room)
         half = len(ids) // 2
-        first, second = (self.run(ids[part], names[part], padding_side) for part in (slice(half), slice(half, None)))
+        first, second = (self.run(ids[part], names[part], padding_side, output) for part in (slice(half), slice(half, None)))
         return np.concatenate([first, second])
 
     def _estimate(self, ids: Sequence[Ids]) -> int:

@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 
-def loads(text: str) -> Any:
-    """Like :func:`json.loads`.
+def loads(text: str, **options: Any) -> Any:
+    """Like :func:`json.loads`, with its ``options``.
 
     Raises:
         ValueError: not JSON, or a key that stands twice in one object.
     """
-    return json.loads(text, object_pairs_hook=_no_duplicates)
+    return json.loads(text, object_pairs_hook=_no_duplicates, **options)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

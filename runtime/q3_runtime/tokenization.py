@@ -54,10 +54,13 @@ class Tokenizer:
         *,
         prefix: str = "",
         truncate: bool = True,
+        truncation_side: str = "right",
         errors: str = "strict",
         first_index: int = 0,
     ) -> list[Encoded]:
         """Token ids of ``prefix + text`` for each text. ``first_index`` is what to call the first text in an error.
+
+        ``truncation_side`` is the end at which a text that is too long loses tokens, ``right`` or ``left``, the prefix too.
 
         Raises:
             TextTypeError: something that is not a str.
@@ -66,16 +69,33 @@ class Tokenizer:
         """
         prefix = checked(prefix, None, errors)
         clean = [prefix + checked(text, first_index + i, errors) for i, text in enumerate(texts)]
-        heads = [text[: self._max_characters] for text in clean]
-        encoded: list[Encoded] = []
-        for i, encoding in enumerate(self._tokenizer.encode_batch_fast(heads)):
-            ids, cut = encoding.ids, len(heads[i]) < len(clean[i])
-            if cut or len(ids) > self.max_tokens:
-                if not truncate:
-                    raise TooLongError(first_index + i, len(ids), self.max_tokens, at_least=cut)
-                ids = ids[: self.max_tokens - len(self.final_ids)] + self.final_ids
-            encoded.append(Encoded(np.asarray(ids, dtype=np.int64), cut or len(ids) < len(encoding.ids)))
-        return encoded
+        kept = slice(self._max_characters) if truncation_side == "right" else slice(-self._max_characters, None)
+        parts = [text[kept] for text in clean]
+        return [
+            self.fitted(encoding.ids, truncate, truncation_side, index=first_index + i, cut=len(parts[i]) < len(clean[i]))
+            for i, encoding in enumerate(self._tokenizer.encode_batch_fast(parts))
+        ]
+
+    def fitted(
+        self, ids: list[int], truncate: bool = True, truncation_side: str = "right", *, index: int = 0, cut: bool = False
+    ) -> Encoded:
+        """Token ids that fit, with the final ``<|endoftext|>`` that they have; ``cut``: text was cut off before.
+
+        Raises:
+            TooLongError: more than ``max_tokens``, where ``truncate`` is off.
+        """
+        if not cut and len(ids) <= self.max_tokens:
+            return Encoded(np.asarray(ids, dtype=np.int64), truncated=False)
+        if not truncate:
+            raise TooLongError(index, len(ids), self.max_tokens, at_least=cut)
+        body, room = ids[: len(ids) - len(self.final_ids)], self.max_tokens - len(self.final_ids)
+        kept = body[:room] if truncation_side == "right" else body[max(0, len(body) - room) :]
+        return Encoded(np.asarray(kept + self.final_ids, dtype=np.int64), truncated=True)
+
+    @property
+    def raw(self) -> tokenizers.Tokenizer:
+        """As the library has it."""
+        return self._tokenizer
 
 
 def _without_added_tokens(path: Path) -> tokenizers.Tokenizer:

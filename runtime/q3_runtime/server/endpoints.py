@@ -1,0 +1,280 @@
+"""The routes: a table, and what each computes. The words are those of the systems that clients were written for.
+
+Source: text-embeddings-inference 1.9.3 (router/src/http/server.rs), OpenAI's API reference, and the rerank routes of Cohere
+and Jina as llama-server and vLLM have them.
+"""
+
+import base64
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from q3_runtime.server import schemas
+from q3_runtime.server.models import Models
+from q3_runtime.server.refusals import RefusedError
+from q3_runtime.server.served_model import ServedModel, Work
+from q3_runtime.vectors import checked_dim, cosines, truncated
+
+Item = TypeVar("Item", bound=Sequence[Any])
+
+
+@dataclass
+class Reply:
+    """What a route gives: content for JSON, and whose work it was."""
+
+    content: Any
+    work: Work | None = None
+
+
+Answer = Callable[[Models, Any], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A row of the table.
+
+    Args:
+        path: of the URL.
+        answer: what it computes.
+        body: what a POST may hold; none for a GET. Of several, ``chosen`` says which.
+        dialect: of its errors.
+        summary: for the OpenAPI document.
+    """
+
+    path: str
+    answer: Answer
+    body: type[BaseModel] | None
+    dialect: Literal["tei", "openai"]
+    summary: str
+
+
+async def embed(models: Models, body: schemas.EmbedRequest) -> Reply:
+    """Vectors, [N, D]."""
+    model, inputs = _embedding_inputs(models, body.model, body.inputs, "inputs")
+    dim = _dimensions(model, body.dimensions)
+    prefix, side = _prefix(model, body), body.truncation_direction.lower()
+    if body.normalize:
+        vectors, work = await model.vectors(inputs, prefix, body.truncate, side)
+        return Reply(truncated(vectors, dim), work)
+    tokens, work = await model.token_vectors(inputs, prefix, body.truncate, side)
+    return Reply(np.stack([text[-1, :dim] for text in tokens]), work)
+
+
+async def embed_all(models: Models, body: schemas.EmbedAllRequest) -> Reply:
+    """A vector for each token of each text, N times [T, D]."""
+    model, inputs = _embedding_inputs(models, body.model, body.inputs, "inputs")
+    side = body.truncation_direction.lower()
+    return Reply(*await model.token_vectors(inputs, _prefix(model, body), body.truncate, side))
+
+
+async def similarity(models: Models, body: schemas.SimilarityRequest) -> Reply:
+    """Cosines of one text with others."""
+    model = models.find(body.model, "embedding")
+    if not body.inputs.sentences:
+        raise RefusedError("empty_input", "`inputs.sentences` cannot be empty", param="inputs.sentences")
+    texts = _checked(models, [body.inputs.source_sentence, *body.inputs.sentences], "inputs")
+    options = _merged(body, body.parameters)
+    vectors, work = await model.vectors(texts, _prefix(model, options), options.truncate, options.truncation_direction.lower())
+    return Reply(cosines(vectors[:1], vectors[1:])[0], work)
+
+
+async def tokenize(models: Models, body: schemas.TokenizeRequest) -> Reply:
+    """Tokens of each text, with the bytes of the text that each stands for."""
+    model = models.find(body.model)
+    texts = _checked(models, body.inputs, "inputs")
+    prefix = _prefix(model, body) if model.kind == "embedding" else ""
+
+    def tokens() -> list[list[dict[str, Any]]]:
+        return [_tokens(model, prefix + text, body.add_special_tokens) for text in texts]
+
+    return Reply(await model.in_thread(sum(map(len, texts)), tokens), Work(model, prefix))
+
+
+async def decode(models: Models, body: schemas.DecodeRequest) -> Reply:
+    """Texts of token ids."""
+    model = models.find(body.model)
+    for place, ids in enumerate(_checked(models, body.ids, "ids")):
+        if max(ids) >= model.vocabulary:
+            raise RefusedError(
+                "invalid_value", f"`ids` has {max(ids)}, expected below {model.vocabulary}", param=f"ids[{place}]"
+            )
+    raw = model.tokenizer.raw
+    return Reply([raw.decode(ids, skip_special_tokens=body.skip_special_tokens) for ids in body.ids], Work(model))
+
+
+async def rerank(models: Models, body: schemas.RerankRequest) -> Reply:
+    """Scores of texts, best first, as text-embeddings-inference gives them."""
+    model = models.find(body.model, "reranker")
+    if body.truncation_direction.lower() == "left":
+        raise RefusedError(
+            "invalid_value", "a pair is cut at the end of its text, expected Right", param="truncation_direction"
+        )
+    texts = _checked(models, body.texts, "texts", may_be_empty=True)
+    scores, work = await model.scores(body.query, texts, body.instruction, body.truncate, raw=body.raw_scores)
+    more = [{"text": text} if body.return_text else {} for text in texts]
+    return Reply([{"index": index, "score": scores[index]} | more[index] for index in _best(scores)], work)
+
+
+async def rerank_documents(models: Models, body: schemas.DocumentsRequest) -> Reply:
+    """Scores of documents, best first, as Cohere and Jina give them."""
+    model = models.find(body.model, "reranker")
+    texts = _checked(models, body.documents, "documents", may_be_empty=True)
+    scores, work = await model.scores(body.query, texts, body.instruction, None, raw=False)
+    more = [{"document": {"text": text}} if body.return_documents else {} for text in texts]
+    best = _best(scores)[: body.top_n]
+    results = [{"index": index, "relevance_score": scores[index]} | more[index] for index in best]
+    return Reply({"model": model.name, "results": results, "usage": _usage(work)}, work)
+
+
+async def embeddings(models: Models, body: schemas.EmbeddingsRequest) -> Reply:
+    """Vectors as OpenAI gives them."""
+    model, inputs = _embedding_inputs(models, body.model, body.input, "input")
+    dim = _dimensions(model, body.dimensions)
+    vectors, work = await model.vectors(inputs, _prefix(model, body), None)
+    rows: Any = truncated(vectors, dim)
+    if body.encoding_format == "base64":
+        rows = [base64.b64encode(np.ascontiguousarray(row, dtype="<f4").data).decode("ascii") for row in rows]
+    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+    return Reply({"object": "list", "data": data, "model": model.name, "usage": _usage(work)}, work)
+
+
+async def info(models: Models, _body: None) -> Reply:
+    """What is served, as text-embeddings-inference says it of one model; the others are in ``models``."""
+    described = [describe(models, model) for model in models.served]
+    return Reply(described[0] | {"models": described})
+
+
+async def list_models(models: Models, _body: None) -> Reply:
+    """Names to pass as ``model``."""
+    listed = [{"id": model.name, "object": "model", "created": 0, "owned_by": "q3-onnx"} for model in models.served]
+    return Reply({"object": "list", "data": listed})
+
+
+ENDPOINTS = [
+    Endpoint("/embed", embed, schemas.EmbedRequest, "tei", "Vectors of texts"),
+    Endpoint("/embed_all", embed_all, schemas.EmbedAllRequest, "tei", "A vector for every token of each text"),
+    Endpoint("/similarity", similarity, schemas.SimilarityRequest, "tei", "Cosines of a text with others"),
+    Endpoint("/tokenize", tokenize, schemas.TokenizeRequest, "tei", "Tokens of texts"),
+    Endpoint("/decode", decode, schemas.DecodeRequest, "tei", "Texts of token ids"),
+    Endpoint("/rerank", rerank, schemas.RerankRequest, "tei", "Texts by how well they answer a query"),
+    Endpoint("/v1/embeddings", embeddings, schemas.EmbeddingsRequest, "openai", "Vectors of texts, as OpenAI has it"),
+    Endpoint("/embeddings", embeddings, schemas.EmbeddingsRequest, "openai", "The same"),
+    Endpoint("/v1/rerank", rerank_documents, schemas.DocumentsRequest, "openai", "Documents by how well they answer a query"),
+    Endpoint("/v2/rerank", rerank_documents, schemas.DocumentsRequest, "openai", "The same"),
+    Endpoint("/info", info, None, "tei", "What is served"),
+    Endpoint("/v1/models", list_models, None, "openai", "Names of what is served"),
+]
+DOCUMENTS = Endpoint("/rerank", rerank_documents, schemas.DocumentsRequest, "openai", "")
+"""What ``/rerank`` is for a body with ``documents``."""
+
+
+def for_body(endpoint: Endpoint, body: dict[str, Any]) -> Endpoint:
+    """The dialect of ``/rerank`` is told by the body: ``texts`` or ``documents``.
+
+    Raises:
+        RefusedError: both or neither.
+    """
+    if endpoint.path != "/rerank":
+        return endpoint
+    if ("texts" in body) == ("documents" in body):
+        found = "both given" if "texts" in body else "neither given"
+        raise RefusedError("invalid_value", f"`texts` and `documents`: {found}, expected one of them", param="texts")
+    return DOCUMENTS if "documents" in body else endpoint
+
+
+def describe(models: Models, model: ServedModel) -> dict[str, Any]:
+    """A model as ``/info`` tells it: text-embeddings-inference's fields, then what our manifest knows."""
+    manifest, labels = model.model.manifest, {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    entry = manifest.quants[model.model.quant]
+    return {
+        "model_id": manifest.source["id"],
+        "model_sha": manifest.source.get("revision"),
+        "model_dtype": model.model.quant,
+        "served_model_name": model.name,
+        "model_type": {"embedding": {"pooling": "last_token"}} if model.kind == "embedding" else {"reranker": labels},
+        "max_concurrent_requests": models.max_concurrent_requests,
+        "max_input_length": manifest.max_tokens,
+        "max_batch_tokens": models.limits.batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": models.max_client_batch_size,
+        "auto_truncate": model.auto_truncate,
+        "tokenization_workers": 1,
+        "version": version("q3-onnx"),
+        "sha": None,
+        "docker_label": None,
+        "quant": model.model.quant,
+        "provider": model.model.provider,
+        "dims": manifest.dims,
+        "mrl_dims": manifest.mrl_dims,
+        "prompts": manifest.prompts,
+        "default_prompt": None,
+        "fidelity": entry.fidelity,
+        "source_sha256": manifest.source["sha256"],
+        "waiting_tokens": model.waiting_tokens,
+    }
+
+
+def _embedding_inputs(
+    models: Models, name: str | None, inputs: list[str | list[int]], field: str
+) -> tuple[ServedModel, list[str | list[int]]]:
+    model = models.find(name, "embedding")
+    return model, _checked(models, inputs, field)
+
+
+def _checked(models: Models, inputs: list[Item], field: str, *, may_be_empty: bool = False) -> list[Item]:
+    """As many as a request may have, and none of them empty.
+
+    Raises:
+        RefusedError: otherwise, in text-embeddings-inference's words.
+    """
+    most = models.max_client_batch_size
+    if len(inputs) > most:
+        raise RefusedError("batch_too_large", f"batch size {len(inputs)} > maximum allowed batch size {most}", param=field)
+    empty = [place for place, item in enumerate(inputs) if not item and not may_be_empty]
+    if not inputs or empty:
+        raise RefusedError("empty_input", f"`{field}` cannot be empty", param=f"{field}[{empty[0]}]" if empty else field)
+    return inputs
+
+
+def _prefix(model: ServedModel, body: schemas.Prompted) -> str:
+    return model.prefix(body.prompt_name, body.instruction, body.input_type)
+
+
+def _merged(body: schemas.SimilarityRequest, parameters: schemas.SimilarityParameters | None) -> schemas.Cut:
+    """``parameters`` win over the same fields beside them."""
+    fields = ("prompt_name", "instruction", "input_type", "truncate", "truncation_direction")
+    beside = {name: getattr(body, name) for name in fields if name in body.model_fields_set}
+    within = {name: getattr(parameters, name) for name in fields if parameters and name in parameters.model_fields_set}
+    return schemas.Cut(**(beside | within))
+
+
+def _dimensions(model: ServedModel, dimensions: int | None) -> int:
+    try:
+        return checked_dim(dimensions, model.embedder.dims)
+    except ValueError as error:
+        raise RefusedError("invalid_value", str(error).replace("dim ", "`dimensions` ", 1), param="dimensions") from error
+
+
+def _best(scores: list[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda index: -scores[index])
+
+
+def _usage(work: Work) -> dict[str, int]:
+    return {"prompt_tokens": work.tokens, "total_tokens": work.tokens}
+
+
+def _tokens(model: ServedModel, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:
+    encoding = model.tokenizer.raw.encode(text, add_special_tokens=add_special_tokens)
+    # Offsets count characters here, and bytes there.
+    ends = np.cumsum([0, *(len(char.encode("utf-8")) for char in text)]).tolist()
+    columns = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+    return [
+        {"id": token_id, "text": token, "special": True, "start": None, "stop": None}
+        if special
+        else {"id": token_id, "text": text[start:stop], "special": False, "start": ends[start], "stop": ends[stop]}
+        for token_id, token, special, (start, stop) in columns
+    ]

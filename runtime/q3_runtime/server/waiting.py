@@ -1,0 +1,105 @@
+"""Rows that wait for the model: who is next, and who is near enough in length to share its batch."""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int64]
+NEAR = 0.75
+"""The shortest row of a batch has at least this share of the tokens of the longest: the rest would be computed for nothing."""
+SHORT = 32
+"""Rows of up to so many tokens are near each other in any case: a run of a few tokens costs about what a run of one does."""
+
+
+@dataclass(eq=False)
+class Row:
+    """Token ids of one text, int64 [T], and whose they are."""
+
+    ids: Ids
+    index: int
+    """Which of its request's rows."""
+    owner: Any
+    alone: bool = False
+    """Never shares a batch."""
+    due: tuple[float, int] = (0, 0)
+    waits: bool = field(default=False, init=False)
+
+
+class Waiting:
+    """Rows in the order in which they are due, which is fair to requests and not to rows.
+
+    A row is due at the virtual time at which its request came, plus the tokens that the request has before it (start-time
+    fair queueing, Goyal et al. 1996). So a single query goes ahead of most of a request of thousands of texts that came
+    earlier, and of two such requests neither waits for the other. Virtual time is what the row was due at that ran last.
+    """
+
+    def __init__(self) -> None:
+        self._clock = 0.0
+        self._serial = count()
+        self._due: list[tuple[tuple[float, int], Row]] = []
+        self._by_length: list[tuple[int, tuple[float, int], Row]] = []
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """All rows of one request."""
+        due = self._clock
+        for row in rows:
+            row.due, row.waits = (due, next(self._serial)), True
+            due += len(row.ids)
+            heappush(self._due, (row.due, row))
+            if not row.alone:
+                insort(self._by_length, (len(row.ids), row.due, row))
+        self._rows += len(rows)
+
+    def remove(self, row: Row) -> None:
+        """It is no longer wanted. Removing one that does not wait does nothing."""
+        if row.waits:
+            row.waits = False
+            self._rows -= 1
+            if not row.alone:
+                del self._by_length[self._place(row)]
+
+    def take(self, batch_tokens: int) -> list[Row]:
+        """The next batch: the row that is due, and its neighbours in length, at most ``batch_tokens`` with the padding."""
+        while self._due:
+            due, row = heappop(self._due)
+            if row.waits:
+                self._clock = due[0]
+                batch = [row] if row.alone else self._with_neighbours(row, batch_tokens)
+                for taken in batch:
+                    self.remove(taken)
+                return batch
+        return []
+
+    def _with_neighbours(self, row: Row, batch_tokens: int) -> list[Row]:
+        low = self._place(row)
+        high = low + 1
+        shortest = longest = len(row.ids)
+
+        def fits(length: int) -> bool:
+            most, least = max(longest, length), min(shortest, length)
+            return (high - low + 1) * most <= batch_tokens and (least >= NEAR * most or most <= SHORT)
+
+        while True:
+            below = self._by_length[low - 1][0] if low else 0
+            above = self._by_length[high][0] if high < len(self._by_length) else 0
+            if above and fits(above) and (not below or above - longest <= shortest - below):
+                high, longest = high + 1, above
+            elif below and fits(below):
+                low, shortest = low - 1, below
+            elif above and fits(above):
+                high, longest = high + 1, above
+            else:
+                return [row for _, _, row in self._by_length[low:high]]
+
+    def _place(self, row: Row) -> int:
+        return bisect_left(self._by_length, (len(row.ids), row.due), key=lambda entry: entry[:2])

@@ -1,0 +1,186 @@
+"""Connections that misbehave: too much, too slowly, or not at all. Deadlines are shortened; their kinds are the real ones."""
+
+import json
+import socket
+import time
+
+import pytest
+from tests.support.server import Server, read_all, serving
+
+SECONDS = {"HEADER_SECONDS": 1.0, "BODY_SECONDS": 1.5, "WRITE_SECONDS": 1.5, "LINGER_SECONDS": 0.5}
+HEAD = b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+GOOD = HEAD + b'content-length: 15\r\n\r\n{"inputs": "a"}'
+
+
+@pytest.fixture(scope="module")
+def hasty(mini_folder, tmp_path_factory):
+    """A server with short deadlines."""
+    folder = tmp_path_factory.mktemp("hasty")
+    with serving("--model", f"{mini_folder}:int8", log=folder / "log", seconds=SECONDS) as server:
+        yield server
+
+
+def trickle(client: socket.socket, data: bytes, pause: float, most: float) -> tuple[float, bytes]:
+    """Send a byte at a time until the server has had enough; how long that took, and what it said."""
+    started = time.monotonic()
+    client.settimeout(pause)
+    said = b""
+    for byte in data:
+        try:
+            client.sendall(bytes([byte]))
+            part = client.recv(65536)
+            said += part
+            if not part:
+                break
+        except TimeoutError:
+            assert time.monotonic() - started < most
+        except ConnectionError:
+            break
+    return time.monotonic() - started, said
+
+
+def test_slow_headers_end_at_the_deadline_whatever_comes_between(hasty: Server):
+    with hasty.connect() as client:
+        seconds, said = trickle(client, b"GET /live HTTP/1.1\r\nhost: a\r\nx-slow: " + b"a" * 200, 0.05, 5)
+    assert 0.9 <= seconds <= 2.5
+    assert said.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_slow_body_ends_at_the_deadline(hasty):
+    with hasty.connect() as client:
+        client.sendall(HEAD + b"content-length: 1000\r\n\r\n")
+        seconds, said = trickle(client, b" " * 200, 0.05, 5)
+    assert 1.4 <= seconds <= 3
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(said.split(b"\r\n\r\n")[1])["error"] == "the body took more than 1.5 s"
+
+
+def test_the_second_request_of_a_connection_has_a_deadline_too(hasty):
+    with hasty.connect() as client:
+        client.sendall(GOOD)
+        assert client.recv(100_000).startswith(b"HTTP/1.1 200 ")
+        seconds, said = trickle(client, b"GET /live HTTP/1.1\r\nx-slow: " + b"a" * 200, 0.05, 5)
+    assert 0.9 <= seconds <= 2.5
+    assert b"HTTP/1.1 408 " in said
+
+
+def test_five_hundred_slow_clients_do_not_keep_out_a_normal_one(hasty):
+    slow = [hasty.connect() for _ in range(500)]
+    try:
+        for number, client in enumerate(slow):
+            client.sendall(b"GET /live HTTP/1.1\r\nx: " if number % 2 else HEAD + b"content-length: 99\r\n\r\n{")
+        assert hasty.post("/embed", {"inputs": "a"}).status == 200
+        for client in slow:
+            client.settimeout(10)
+            assert read_all(client).startswith(b"HTTP/1.1 408 ")
+    finally:
+        for client in slow:
+            client.close()
+    assert hasty.post("/embed", {"inputs": "a"}).status == 200
+
+
+def test_a_connection_that_says_nothing_is_closed_without_a_word(hasty):
+    with hasty.connect() as client:
+        started = time.monotonic()
+        assert read_all(client) == b""
+        assert 0.9 <= time.monotonic() - started <= 3
+
+
+def test_an_idle_connection_is_closed_after_five_seconds(hasty):
+    with hasty.connect() as client:
+        client.sendall(GOOD)
+        client.recv(100_000)
+        started = time.monotonic()
+        read_all(client)
+        assert 4 <= time.monotonic() - started <= 8
+
+
+def test_a_client_that_does_not_read_is_cut_off_and_blocks_nobody(hasty):
+    body = json.dumps({"inputs": ["a"] * 2000}).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", hasty.port))
+        client.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+        answered = hasty.figure("q3_requests_total", route="/embed", status="200")
+        while hasty.figure("q3_requests_total", route="/embed", status="200") == answered:
+            time.sleep(0.05)
+        assert hasty.post("/embed", {"inputs": "a"}).status == 200
+        time.sleep(2.5)
+        client.settimeout(10)
+        with pytest.raises(ConnectionError):  # aborted: the rest of the answer never comes
+            read_all(client)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"x: " + b"a" * 17_000 + b"\r\n", 431),
+        (b"".join(b"x-%d: a\r\n" % number for number in range(100)), 431),
+        (b"content-length: 15\r\ntransfer-encoding: chunked\r\n", 400),
+        (b"content-length: 15\r\ncontent-length: 16\r\n", 400),
+        (b"content-length: -1\r\n", 400),
+        (b"content-length: 1e3\r\n", 400),
+        (b"bad header\r\n", 400),
+        (b"x: a\r\n folded\r\n" + b"y: \x00\r\n", 400),
+        (b"host: b\r\n", 400),
+    ],
+)
+def test_headers_that_are_refused(hasty, headers, status):
+    said = hasty.raw(HEAD + headers + b"\r\n" + b'{"inputs": "a"}')
+    assert said.startswith(b"HTTP/1.1 %d " % status), said[:200]
+    assert b"connection: close" in said.lower()
+
+
+@pytest.mark.parametrize(
+    "line", [b"\x16\x03\x01\x02", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 9000, b"A" * 20_000]
+)
+def test_what_is_no_http_is_refused(hasty, line):
+    said = hasty.raw(line + b"\r\n\r\n")
+    assert not said or said.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 ", b"HTTP/1.1 505 "))
+    assert hasty.get("/live").status == 200
+
+
+def test_a_body_in_a_million_chunks_is_refused_and_takes_no_memory(hasty):
+    before = hasty.memory()
+    chunks = b"1\r\n \r\n" * 1_000_000
+    with hasty.connect() as client:
+        started = time.monotonic()
+        client.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+        try:
+            client.sendall(chunks)
+            said = read_all(client)
+        except ConnectionError:
+            said = b""  # it was closed while we wrote
+        assert time.monotonic() - started < 10
+    assert not said or said.startswith(b"HTTP/1.1 400 ")
+    assert hasty.memory() - before < 30e6
+    assert hasty.post("/embed", {"inputs": "a"}).status == 200
+
+
+def test_a_body_in_chunks_of_a_usual_size_is_read(hasty):
+    body = json.dumps({"inputs": ["some words"] * 1000, "dimensions": 32}).encode()
+    parts = [body[place : place + 700] for place in range(0, len(body), 700)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+    assert hasty.raw(HEAD + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunks).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_content_length_that_lies_harms_only_its_own_connection(hasty):
+    longer = hasty.raw(HEAD + b'content-length: 5000\r\n\r\n{"inputs": "a"}')
+    assert longer.startswith(b"HTTP/1.1 408 ")
+    shorter = hasty.raw(HEAD + b'content-length: 4\r\n\r\n{"inputs": "a"}')
+    assert shorter.startswith(b"HTTP/1.1 400 ")
+    assert b"HTTP/1.1 200 " not in shorter
+
+
+def test_requests_that_come_one_behind_the_other_are_answered_in_order(hasty):
+    said = hasty.raw(GOOD + GOOD + b"GET /live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    assert said.count(b"HTTP/1.1 200 ") == 3
+
+
+def test_an_early_refusal_reaches_a_client_that_is_still_sending(hasty):
+    """Without lingering the connection would be reset, and the answer lost with it."""
+    for _ in range(10):
+        with hasty.connect() as client:
+            client.sendall(HEAD + b"content-length: 3000000\r\n\r\n")
+            client.sendall(b" " * 3_000_000)
+            assert read_all(client).startswith(b"HTTP/1.1 413 ")
