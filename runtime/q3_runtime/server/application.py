@@ -250,7 +250,7 @@ def _said(reply: Reply, started: float) -> dict[str, str]:
 
 def _ascii(text: str, most: int = 1000) -> str:
     """What a header can hold: characters beyond ASCII, and ends of lines, escaped as in JSON."""
-    return json.dumps(text)[1:-1][:most]
+    return json.dumps(text)[1:-1][:most].strip()
 
 
 def _json(content: Any, status: int = 200) -> Response:

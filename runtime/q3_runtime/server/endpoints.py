@@ -40,7 +40,7 @@ class Endpoint:
     Args:
         path: of the URL.
         answer: what it computes.
-        body: what a POST may hold; none for a GET. Of several, ``chosen`` says which.
+        body: what a POST may hold; none for a GET.
         dialect: of its errors.
         summary: for the OpenAPI document.
     """
@@ -154,36 +154,45 @@ async def list_models(models: Models, _body: None) -> Reply:
     return Reply({"object": "list", "data": listed})
 
 
+EMBED = Endpoint("/embed", embed, schemas.EmbedRequest, "tei", "Vectors of texts")
+SIMILARITY = Endpoint("/similarity", similarity, schemas.SimilarityRequest, "tei", "Cosines of a text with others")
+RERANK = Endpoint("/rerank", rerank, schemas.RerankRequest, "tei", "Texts by how well they answer a query")
+DOCUMENTS = Endpoint(
+    "/v1/rerank", rerank_documents, schemas.DocumentsRequest, "openai", "Documents by how well they answer a query"
+)
 ENDPOINTS = [
-    Endpoint("/embed", embed, schemas.EmbedRequest, "tei", "Vectors of texts"),
+    EMBED,
     Endpoint("/embed_all", embed_all, schemas.EmbedAllRequest, "tei", "A vector for every token of each text"),
-    Endpoint("/similarity", similarity, schemas.SimilarityRequest, "tei", "Cosines of a text with others"),
+    SIMILARITY,
     Endpoint("/tokenize", tokenize, schemas.TokenizeRequest, "tei", "Tokens of texts"),
     Endpoint("/decode", decode, schemas.DecodeRequest, "tei", "Texts of token ids"),
-    Endpoint("/rerank", rerank, schemas.RerankRequest, "tei", "Texts by how well they answer a query"),
+    RERANK,
+    Endpoint("/", embed, schemas.EmbedRequest, "tei", "/embed, /similarity or /rerank, by the body"),
     Endpoint("/v1/embeddings", embeddings, schemas.EmbeddingsRequest, "openai", "Vectors of texts, as OpenAI has it"),
     Endpoint("/embeddings", embeddings, schemas.EmbeddingsRequest, "openai", "The same"),
-    Endpoint("/v1/rerank", rerank_documents, schemas.DocumentsRequest, "openai", "Documents by how well they answer a query"),
+    DOCUMENTS,
     Endpoint("/v2/rerank", rerank_documents, schemas.DocumentsRequest, "openai", "The same"),
     Endpoint("/info", info, None, "tei", "What is served"),
     Endpoint("/v1/models", list_models, None, "openai", "Names of what is served"),
 ]
-DOCUMENTS = Endpoint("/rerank", rerank_documents, schemas.DocumentsRequest, "openai", "")
-"""What ``/rerank`` is for a body with ``documents``."""
+BY_BODY = {"/rerank": [RERANK, DOCUMENTS], "/": [EMBED, SIMILARITY, RERANK]}
+"""Paths whose body tells what is wanted, and in which dialect."""
 
 
 def for_body(endpoint: Endpoint, body: dict[str, Any]) -> Endpoint:
-    """The dialect of ``/rerank`` is told by the body: ``texts`` or ``documents``.
+    """What a body asks for: on ``/rerank`` ``texts`` or ``documents`` tell, on ``/`` the fields of the route.
 
     Raises:
-        RefusedError: both or neither.
+        RefusedError: both or neither of ``texts`` and ``documents``.
     """
-    if endpoint.path != "/rerank":
-        return endpoint
-    if ("texts" in body) == ("documents" in body):
-        found = "both given" if "texts" in body else "neither given"
-        raise RefusedError("invalid_value", f"`texts` and `documents`: {found}, expected one of them", param="texts")
-    return DOCUMENTS if "documents" in body else endpoint
+    if endpoint.path == "/rerank":
+        if ("texts" in body) == ("documents" in body):
+            found = "both given" if "texts" in body else "neither given"
+            raise RefusedError("invalid_value", f"`texts` and `documents`: {found}, expected one of them", param="texts")
+        return DOCUMENTS if "documents" in body else RERANK
+    if endpoint.path == "/":
+        return RERANK if "texts" in body else SIMILARITY if isinstance(body.get("inputs"), dict) else EMBED
+    return endpoint
 
 
 def describe(models: Models, model: ServedModel) -> dict[str, Any]:

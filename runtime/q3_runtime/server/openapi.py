@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from q3_runtime.server.endpoints import DOCUMENTS, ENDPOINTS, Endpoint
+from q3_runtime.server.endpoints import BY_BODY, ENDPOINTS, Endpoint
 from q3_runtime.server.refusals import REASONS
 
 Schema = dict[str, Any]
@@ -64,7 +64,7 @@ ANSWERS: dict[str, Schema] = {
     "/similarity": _array(NUMBER),
     "/tokenize": _array(_array(TOKEN)),
     "/decode": _array(TEXT),
-    "/rerank": {"anyOf": [_array(RANK), RESULTS]},
+    "/rerank": _array(RANK),
     "/v1/embeddings": _object({"object": TEXT, "data": _array(EMBEDDING), "model": TEXT, "usage": USAGE}),
     "/v1/rerank": RESULTS,
     "/info": _object(MODEL | {"models": _array(_object(MODEL))}),
@@ -87,7 +87,7 @@ OPEN = {
 @cache
 def document() -> Schema:
     """OpenAPI 3.1, of whose dialect pydantic's schemas are."""
-    bodies = {row.body for row in [*ENDPOINTS, DOCUMENTS] if row.body}
+    bodies = {row.body for row in ENDPOINTS if row.body}
     template = "#/components/schemas/{model}"
     names, schemas = models_json_schema([(body, "validation") for body in sorted(bodies, key=str)], ref_template=template)
     paths: Schema = {row.path: {"post" if row.body else "get": _operation(row, names)} for row in ENDPOINTS}
@@ -106,13 +106,14 @@ def document() -> Schema:
 
 
 def _operation(row: Endpoint, names: Any) -> Schema:
-    rows = [row, DOCUMENTS] if row.path == DOCUMENTS.path else [row]
-    path = next(other.path for other in ENDPOINTS if other.answer is row.answer)
-    error = _any_of([{"$ref": f"#/components/schemas/{ERRORS[each.dialect][0]}"} for each in rows])
+    rows = BY_BODY.get(row.path, [row])
+    paths = [next(other.path for other in ENDPOINTS if other.answer is each.answer) for each in rows]
+    errors = dict.fromkeys(ERRORS[each.dialect][0] for each in rows)
+    error = _any_of([{"$ref": f"#/components/schemas/{name}"} for name in errors])
     statuses = {reason.status for reason in REASONS.values()} - {405} if row.body else {400, 401, 503}
-    answers = {"200": _content(row.summary, ANSWERS[path])}
+    answers = {"200": _content(row.summary, _any_of([ANSWERS[path] for path in paths]))}
     answers |= {str(status): _content("An error", error) for status in sorted(statuses)}
-    operation: Schema = {"summary": row.summary, "operationId": row.path.strip("/"), "responses": answers}
+    operation: Schema = {"summary": row.summary, "operationId": row.path.strip("/") or "any", "responses": answers}
     if row.body:
         schema = _any_of([names[(each.body, "validation")] for each in rows])
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

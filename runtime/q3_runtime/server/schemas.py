@@ -70,7 +70,7 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-_STRING: dict[str, Any] = {"type": "string"}
+_STRING: dict[str, Any] = {"type": "string", "minLength": 1}
 _ID_LIST: dict[str, Any] = {"type": "array", "items": {"type": "integer", "format": "int32", "minimum": 0}, "minItems": 1}
 
 

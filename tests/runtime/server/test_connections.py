@@ -5,6 +5,8 @@ import socket
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.support.server import Server, read_all, serving
 
 SECONDS = {"HEADER_SECONDS": 1.0, "BODY_SECONDS": 1.5, "WRITE_SECONDS": 1.5, "LINGER_SECONDS": 0.5}
@@ -140,6 +142,39 @@ def test_what_is_no_http_is_refused(hasty, line):
     assert hasty.get("/live").status == 200
 
 
+BROKEN = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                HEAD,
+                GOOD,
+                b"\r\n",
+                b"content-length: 15\r\n\r\n",
+                b'{"inputs": "a"}',
+                b"transfer-encoding: chunked\r\n\r\n",
+                b"5\r\n",
+            ]
+        ),
+        st.binary(max_size=60),
+    ),
+    min_size=1,
+    max_size=6,
+).map(b"".join)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=BROKEN)
+def test_broken_bytes_meet_no_error_of_ours(hasty, data):
+    with hasty.connect() as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        try:
+            said = read_all(client)
+        except ConnectionError:
+            said = b""  # we wrote to a connection that was closed already
+    assert b"HTTP/1.1 5" not in said.replace(b"HTTP/1.1 505", b"")
+
+
 def test_a_body_in_a_million_chunks_is_refused_and_takes_no_memory(hasty):
     before = hasty.memory()
     chunks = b"1\r\n \r\n" * 1_000_000
@@ -184,3 +219,8 @@ def test_an_early_refusal_reaches_a_client_that_is_still_sending(hasty):
             client.sendall(HEAD + b"content-length: 3000000\r\n\r\n")
             client.sendall(b" " * 3_000_000)
             assert read_all(client).startswith(b"HTTP/1.1 413 ")
+
+
+def test_after_all_of_this_the_server_is_well(hasty):
+    assert hasty.post("/embed", {"inputs": "a"}).status == 200
+    assert "Traceback" not in hasty.log.read_text("utf-8")

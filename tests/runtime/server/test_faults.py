@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.conftest import ROOT
 from tests.support.server import Server, launched, serving
 
 SECRET = "a text that nobody else may read"
@@ -423,3 +424,8 @@ def test_a_second_signal_ends_it_at_once(mini_folder, tmp_path):
         started = time.monotonic()
         assert server.stop(signal.SIGINT) == 130
         assert time.monotonic() - started < 1
+
+
+def test_deadlines_are_of_a_clock_that_nobody_sets():
+    for path in (ROOT / "runtime/q3_runtime/server").glob("*.py"):
+        assert not re.search(r"time\.time\(|datetime|localtime|gmtime|import time", path.read_text("utf-8")), path
