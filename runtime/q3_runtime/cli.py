@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from q3_runtime.command_line import run_safely
-from q3_runtime.commands import doctor, embed, info, rerank, search, serve, verify
+from q3_runtime.commands import bench, doctor, embed, info, rerank, search, serve, verify
 
-VERBS = {"embed": embed, "search": search, "rerank": rerank, "verify": verify, "info": info, "doctor": doctor, "serve": serve}
+VERBS = {
+    "embed": embed, "search": search, "rerank": rerank, "verify": verify, "info": info, "bench": bench, "doctor": doctor,
+    "serve": serve,
+}  # fmt: skip
 
 
 def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:

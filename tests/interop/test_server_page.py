@@ -63,7 +63,7 @@ def test_it_shows_the_models_and_their_measured_fidelity(served, opened, mini_fo
         f"cosine {figures['mean']:.5f} on average, {figures['min']:.5f} at least, over 128 texts"
     )
     expect(rows.nth(1)).to_contain_text("rank correlation")
-    expect(page.get_by_role("status")).to_have_text("The server answers.")
+    expect(page.locator("#state")).to_have_text("The server answers.")
 
 
 def test_it_compares_two_texts(served, opened, mini_folder):
@@ -99,22 +99,22 @@ def test_what_is_wrong_is_said_in_a_line(served, opened):
     page = opened(served, complaints=1)
     page.get_by_label("Text", exact=True).fill("")
     page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_role("alert")).to_have_text("`inputs` cannot be empty")
+    expect(page.locator("#problem")).to_have_text("`inputs` cannot be empty")
     page.get_by_label("Text", exact=True).fill("a")
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#similarity")).to_contain_text("cosine")
-    expect(page.get_by_role("alert")).to_have_text("")
+    expect(page.locator("#problem")).to_have_text("")
 
 
 def test_where_a_key_is_wanted_it_asks_for_it(mini_folder, opened, tmp_path):
     with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log", environment={"Q3_API_KEY": KEY}) as server:
         page = opened(server, complaints=2)
-        expect(page.get_by_role("status")).to_have_text("The server wants a key.")
+        expect(page.locator("#state")).to_have_text("The server wants a key.")
         page.get_by_label("API key").fill("wrong")
-        page.get_by_label("API key").press("Tab")
-        expect(page.get_by_role("alert")).to_contain_text("no valid API key")
+        page.get_by_label("API key").press("Enter")
+        expect(page.locator("#problem")).to_contain_text("no valid API key")
         page.get_by_label("API key").fill(KEY)
-        page.get_by_label("API key").press("Tab")
+        page.get_by_label("API key").press("Enter")
         expect(page.locator("#models tr")).to_have_count(1)
         page.get_by_role("button", name="Compare").click()
         expect(page.locator("#similarity")).to_contain_text("cosine")
@@ -126,7 +126,7 @@ def test_a_server_that_has_gone_is_named(mini_folder, opened, tmp_path):
         expect(page.locator("#models tr")).to_have_count(1)
         assert server.stop(signal.SIGTERM) == 0
         page.get_by_role("button", name="Compare").click()
-        expect(page.get_by_role("alert")).not_to_have_text("")
+        expect(page.locator("#problem")).not_to_have_text("")
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 360)])

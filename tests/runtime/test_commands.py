@@ -598,3 +598,16 @@ def test_version_and_help_go_to_standard_output(capsys):
         out, err = capsys.readouterr()
         assert err == ""
         assert "q3" in out
+
+
+def test_bench_measures_what_the_model_does_here(capsys, folder, passages):
+    figures = json.loads(q3(capsys, "bench", folder, "--file", passages, "--json"))
+    assert (figures["mix_texts"], set(figures["tokens_per_second"])) == (4, {"1x128", "8x128", "4x512", "mix"})
+    assert min(figures["tokens_per_second"].values()) > 0
+    assert 0 < figures["query_p50"] <= figures["query_p95"]
+    assert sys.platform != "linux" or 30e6 < figures["memory"] < 2e9
+    lines = q3(capsys, "bench", folder).splitlines()
+    assert [line.split()[0] for line in lines[:6]] == ["load", "one", "1x128", "8x128", "4x512", "mix"]
+    passages.write_text("\n\n", encoding="utf-8")
+    assert main(["bench", str(folder), "--file", str(passages)]) == 3
+    assert "no lines with text" in capsys.readouterr().err

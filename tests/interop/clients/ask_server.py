@@ -46,9 +46,7 @@ chain = OpenAIEmbeddings(base_url=f"{url}/v1", api_key=key, model=name, check_em
 found["langchain documents"] = chain.embed_documents(texts)
 found["langchain query"] = [chain.embed_query(query)]
 
-index = TextEmbeddingsInference(
-    model_name=name, base_url=url, auth_token=key, query_instruction="", text_instruction=""
-)
+index = TextEmbeddingsInference(model_name=name, base_url=url, auth_token=key, query_instruction="", text_instruction="")
 found["llama-index documents"] = index.get_text_embedding_batch(texts)
 found["llama-index query"] = [index.get_query_embedding(query)]
 
