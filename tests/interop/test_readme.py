@@ -2,13 +2,17 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.conftest import ROOT
+from tests.support.server import serving
 
 from q3_runtime import Embedder
 
@@ -29,9 +33,16 @@ def newcomer(reranker_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return home
 
 
-def test_every_block_of_the_readme_runs_in_order(newcomer: Path) -> None:
+@pytest.fixture
+def serving_stack() -> Iterator[ExitStack]:
+    """Stops the servers that the README starts."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_every_block_of_the_readme_runs_in_order(newcomer: Path, serving_stack: ExitStack) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    ran = 0
+    ran, servers = 0, []
     for language, block in BLOCKS:
         if language == "python":
             steps = [[sys.executable, "-c", block]]
@@ -42,12 +53,19 @@ def test_every_block_of_the_readme_runs_in_order(newcomer: Path) -> None:
                 if line and not line.startswith(ELSEWHERE) and NETWORK not in line
             ]
         for step in steps:
+            if step[-1].startswith("q3 serve "):
+                arguments = shlex.split(step[-1])[2:]
+                servers.append(serving_stack.enter_context(serving(*arguments, log=newcomer / "server.log", cwd=newcomer)))
+                ran += 1
+                continue
+            if servers:  # 8080 may be taken here
+                step[-1] = step[-1].replace(":8080/", f":{servers[-1].port}/")
             result = subprocess.run(
                 step, cwd=newcomer, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
             )
             assert result.returncode == 0, f"{step[-1]}\n{result.stderr}"
             ran += 1
-    assert ran == 14
+    assert ran == 17
     assert (newcomer / "vectors.npy").exists()
     assert (newcomer / "qwen3-embedding-0.6b-onnx/q3.json").exists()
 

@@ -117,14 +117,14 @@ def read_all(client: socket.socket) -> bytes:
 
 def launched(
     *arguments: object, log: Path, environment: Mapping[str, str] | None = None, seconds: Mapping[str, float] | None = None,
-    also: str = "",
+    also: str = "", cwd: Path | None = None,
 ) -> subprocess.Popen[bytes]:  # fmt: skip
     """The process. ``seconds`` replaces deadlines of the connection, ``also`` is run before it starts."""
     kept = {name: value for name, value in os.environ.items() if name != "Q3_API_KEY"}
     code = STARTER.format(seconds=dict(seconds or {}), also=also)
     command = [sys.executable, "-c", code, "serve", *map(str, arguments)]
     with log.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=kept | dict(environment or {}))
+        return subprocess.Popen(command, stdout=file, stderr=file, env=kept | dict(environment or {}), cwd=cwd)
 
 
 def wait_for(log: Path, pattern: str, process: subprocess.Popen[bytes]) -> re.Match[str]:
