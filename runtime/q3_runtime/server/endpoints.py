@@ -60,8 +60,8 @@ async def embed(models: Models, body: schemas.EmbedRequest) -> Reply:
     if body.normalize:
         vectors, work = await model.vectors(inputs, prefix, body.truncate, side)
         return Reply(truncated(vectors, dim), work)
-    tokens, work = await model.token_vectors(inputs, prefix, body.truncate, side)
-    return Reply(np.stack([text[-1, :dim] for text in tokens]), work)
+    states, work = await model.raw_vectors(inputs, prefix, body.truncate, side)
+    return Reply(np.ascontiguousarray(states[:, :dim]), work)
 
 
 async def embed_all(models: Models, body: schemas.EmbedAllRequest) -> Reply:

@@ -23,8 +23,8 @@ FIRST_GUESS = 1000.0
 MOST_PATIENCE = 60
 """Seconds that Retry-After asks for at most."""
 
-Run = Callable[[Sequence[Ids], bool], Sequence[Any]]
-"""Token ids of B rows, and whether they are to be run for every token → what each row gives."""
+Run = Callable[[Sequence[Ids]], Sequence[Any]]
+"""Token ids of B rows → what each row gives, or the exception that it is to fail with."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Timing:
 class Job:
     """One admitted request: its rows, and what became of them."""
 
-    def __init__(self, ids: Sequence[Ids], *, alone: bool) -> None:
+    def __init__(self, ids: Sequence[Ids], alone: Callable[[Ids], Any] | None) -> None:
         self.rows = [Row(row_ids, index, self, alone) for index, row_ids in enumerate(ids)]
         self.tokens = sum(map(len, ids))
         self.results: list[Any] = [None] * len(ids)
@@ -90,8 +90,8 @@ class Scheduler:
         self._short, self._long = Lane("short"), Lane("long")
         self._tasks = [asyncio.create_task(self._work(lane)) for lane in (self._short, self._long)]
 
-    async def answer(self, ids: Sequence[Ids], *, alone: bool = False) -> tuple[list[Any], Timing]:
-        """What the model gives for each row; ``alone``: for every token of it, rows by themselves.
+    async def answer(self, ids: Sequence[Ids], alone: Callable[[Ids], Any] | None = None) -> tuple[list[Any], Timing]:
+        """What the model gives for each row; or what ``alone`` gives, called for each row by itself.
 
         Cancelling the caller drops the rows that have not run.
 
@@ -115,8 +115,8 @@ class Scheduler:
         for lane in (self._short, self._long):
             lane.thread.shutdown(wait=False, cancel_futures=True)
 
-    def _admit(self, ids: Sequence[Ids], alone: bool) -> Job:
-        job, most = Job(ids, alone=alone), self._limits.queue_tokens
+    def _admit(self, ids: Sequence[Ids], alone: Callable[[Ids], Any] | None) -> Job:
+        job, most = Job(ids, alone), self._limits.queue_tokens
         if job.tokens > most:
             raise RefusedError(
                 "too_many_tokens", f"the request has {job.tokens} tokens, expected at most {most}; send it in parts"
@@ -165,7 +165,7 @@ class Scheduler:
         ids = [row.ids for row in rows]
         self.running += 1
         try:
-            found = await asyncio.get_running_loop().run_in_executor(lane.thread, self._run, ids, rows[0].alone)
+            found = await asyncio.get_running_loop().run_in_executor(lane.thread, self._compute, ids, rows[0].alone)
         except Exception as error:
             await self._failed(lane, rows, error)
             return
@@ -176,6 +176,10 @@ class Scheduler:
         self._metrics.batch_ran(self._name, len(rows), tokens, seconds)
         for row, result in zip(rows, found, strict=True):
             self._finish(row, result)
+
+    def _compute(self, ids: Sequence[Ids], alone: Callable[[Ids], Any] | None) -> Sequence[Any]:
+        """In the lane's thread."""
+        return self._run(ids) if alone is None else [alone(ids[0])]
 
     async def _failed(self, lane: Lane, rows: list[Row], error: Exception) -> None:
         """Only the request fails whose row it was: a batch that fails is run again, row by row."""

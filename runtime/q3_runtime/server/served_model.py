@@ -25,6 +25,8 @@ from q3_runtime.vectors import Vectors, check_finite
 INLINE_CHARACTERS = 4096
 """Texts of up to so many characters are tokenized at once, in less time than it takes to hand them to a thread."""
 TOKENIZER_THREADS = 2
+MOST_VALUES = 8_000_000
+"""Numbers in one answer with a vector for every token: some 90 MB of JSON."""
 
 Found = TypeVar("Found")
 
@@ -127,12 +129,29 @@ class ServedModel:
         rows = await self._answer(ids, work)
         return np.stack(rows), work
 
+    async def raw_vectors(
+        self, inputs: Sequence[str | list[int]], prefix: str, truncate: bool | None, side: str = "right"
+    ) -> tuple[Vectors, Work]:
+        """Hidden states of the last tokens, float32 [N, D], not normalized; each text is run alone."""
+        ids, work = await self._encoded(inputs, prefix, truncate, side)
+        return np.stack(await self._answer(ids, work, lambda row: self._token_states(row)[-1].copy())), work
+
     async def token_vectors(
         self, inputs: Sequence[str | list[int]], prefix: str, truncate: bool | None, side: str = "right"
     ) -> tuple[list[Vectors], Work]:
-        """Hidden states of every token of each text, N times float32 [T, D], not normalized."""
+        """Hidden states of every token of each text, N times float32 [T, D], not normalized; each text is run alone.
+
+        Raises:
+            RefusedError: more values than one answer may have.
+        """
         ids, work = await self._encoded(inputs, prefix, truncate, side)
-        return await self._answer(ids, work, alone=True), work
+        values = work.tokens * self.embedder.dims
+        if values > MOST_VALUES:
+            most = MOST_VALUES // self.embedder.dims
+            raise RefusedError(
+                "too_many_tokens", f"{work.tokens} tokens, of each of which a vector is wanted, expected at most {most}"
+            )
+        return await self._answer(ids, work, self._token_states), work
 
     async def scores(
         self, query: str, documents: Sequence[str], instruction: str | None, truncate: bool | None, *, raw: bool
@@ -228,22 +247,24 @@ class ServedModel:
             self._metrics.text_tokens.labels(self.name).observe(len(item.ids))
         return [item.ids for item in encoded]
 
-    async def _answer(self, ids: list[Ids], work: Work, *, alone: bool = False) -> list[Any]:
+    async def _answer(self, ids: list[Ids], work: Work, alone: Callable[[Ids], Any] | None = None) -> list[Any]:
         try:
-            rows, work.timing = await self._scheduler.answer(ids, alone=alone)
+            rows, work.timing = await self._scheduler.answer(ids, alone)
         except Q3Error as error:
             raise refusal_of(error) from error
         self._metrics.queue_seconds.labels(self.name).observe(work.timing.queue)
         return rows
 
-    def _run(self, ids: Sequence[Ids], alone: bool) -> Sequence[Any]:
+    def _run(self, ids: Sequence[Ids]) -> Sequence[Any]:
         """In a thread of the scheduler: a row each, or what was wrong with it."""
-        if alone:
-            tokens = self.embedder.run_tokens(ids[0])
-            check_finite(tokens, [0] * len(tokens))
-            return [tokens]
         found = self.model.run(ids)
         return [_checked(found[row : row + 1], self.kind) for row in range(len(ids))]
+
+    def _token_states(self, ids: Ids) -> Vectors:
+        """In a thread of the scheduler, [T, D]."""
+        states = self.embedder.run_tokens(ids)
+        check_finite(states, [0] * len(states))
+        return states
 
 
 def _checked(row: Vectors, kind: str) -> Vectors | NonFiniteError:

@@ -1,7 +1,7 @@
 """Rows that wait for the model: who is next, and who is near enough in length to share its batch."""
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -25,8 +25,8 @@ class Row:
     index: int
     """Which of its request's rows."""
     owner: Any
-    alone: bool = False
-    """Never shares a batch."""
+    alone: Callable[[Ids], Any] | None = None
+    """What to run for it by itself; None: it shares a batch."""
     due: tuple[float, int] = (0, 0)
     waits: bool = field(default=False, init=False)
 
@@ -56,7 +56,7 @@ class Waiting:
             row.due, row.waits = (due, next(self._serial)), True
             due += len(row.ids)
             heappush(self._due, (row.due, row))
-            if not row.alone:
+            if row.alone is None:
                 insort(self._by_length, (len(row.ids), row.due, row))
         self._rows += len(rows)
 
@@ -65,7 +65,7 @@ class Waiting:
         if row.waits:
             row.waits = False
             self._rows -= 1
-            if not row.alone:
+            if row.alone is None:
                 del self._by_length[self._place(row)]
 
     def take(self, batch_tokens: int) -> list[Row]:
@@ -74,7 +74,7 @@ class Waiting:
             due, row = heappop(self._due)
             if row.waits:
                 self._clock = due[0]
-                batch = [row] if row.alone else self._with_neighbours(row, batch_tokens)
+                batch = self._with_neighbours(row, batch_tokens) if row.alone is None else [row]
                 for taken in batch:
                     self.remove(taken)
                 return batch

@@ -150,6 +150,7 @@ def test_too_many_texts_are_refused_in_text_embeddings_inferences_words(served):
     assert (answer.status, answer.message) == (422, "batch size 2049 > maximum allowed batch size 2048")
     assert served.post("/rerank", {"query": "a", "texts": ["a"] * 2049}).status == 422
     assert len(served.post("/embed", {"inputs": ["a"] * 2048, "dimensions": 32}).content) == 2048
+    assert served.post("/embed_all", {"inputs": ["word " * 2000] * 20}).status == 413
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(served):
@@ -202,7 +203,7 @@ def test_nothing_of_this_reaches_the_log_and_a_bug_is_logged_without_texts(mini_
     """The bug is put into the process: every run of the model raises, with the text in its message."""
     also = f"""
 from q3_runtime.embedder import Embedder
-def run(self, ids, alone): raise RuntimeError({SECRET!r})
+def run(self, ids): raise RuntimeError({SECRET!r})
 """
     also += "from q3_runtime.server import served_model\nserved_model.ServedModel._run = run\n"
     with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log", also=also) as server:

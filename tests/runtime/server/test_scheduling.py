@@ -24,7 +24,7 @@ class Model:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
 
-    def __call__(self, ids, _alone):
+    def __call__(self, ids):
         lengths = [len(row) for row in ids]
         self.batches.append(lengths)
         time.sleep(LONG_RUN if max(lengths) > LONG else SHORT_RUN)

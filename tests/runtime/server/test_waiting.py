@@ -1,5 +1,7 @@
 """Rows that wait: all are taken once, batches are near in length and within the budget, and the order is fair to requests."""
 
+from collections.abc import Callable
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from q3_runtime.server.waiting import NEAR, SHORT, Row, Waiting
 LENGTHS = st.lists(st.integers(1, 3000), min_size=1, max_size=40)
 
 
-def rows(lengths: list[int], owner: object = None, *, alone: bool = False) -> list[Row]:
+def rows(lengths: list[int], owner: object = None, alone: Callable | None = None) -> list[Row]:
     return [Row(np.zeros(length, dtype=np.int64), index, owner, alone) for index, length in enumerate(lengths)]
 
 
@@ -49,7 +51,7 @@ def test_a_row_that_was_removed_is_never_taken(lengths, gone):
 @given(lengths=LENGTHS)
 def test_rows_that_are_to_be_alone_are(lengths):
     waiting = Waiting()
-    waiting.add(rows(lengths, alone=True))
+    waiting.add(rows(lengths, alone=len))
     assert [len(batch) for batch in drained(waiting, 4096)] == [1] * len(lengths)
 
 
