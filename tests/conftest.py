@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("Q3_SHARED", ROOT.parent / "shared")).resolve()
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 REAL_TOKENIZER = SHARED / "qwen3" / "Qwen3-Embedding-0.6B"
 
 
@@ -21,8 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A background job of a shell starts with SIGINT ignored and hands that on; tests send SIGINT to their children."""
+    """A background job of a shell starts with SIGINT ignored and hands that on; tests send SIGINT to their children.
+
+    Where tests run side by side, each worker has a core of its own: two that each use all cores take many times as long.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if WORKER and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

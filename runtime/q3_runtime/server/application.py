@@ -26,13 +26,15 @@ from q3_runtime.server import json_body, openapi
 from q3_runtime.server.endpoints import ENDPOINTS, Endpoint, Reply, for_body
 from q3_runtime.server.metrics import Metrics
 from q3_runtime.server.models import Models
-from q3_runtime.server.refusals import RefusedError
+from q3_runtime.server.refusals import RefusedError, overloaded
 from q3_runtime.server.schemas import place_of, unknown_fields
 
 LOG = logging.getLogger("q3.serve")
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
-MOST_BODY_BYTES = 64_000_000
-"""Of all bodies that are being received, together."""
+MOST_BODY_BYTES, SMALL_BODY = 64_000_000, 65_536
+"""Of all bodies that are being received, together; small ones are read all the same."""
+MOST_ANSWER_BYTES = 256_000_000
+"""Of all answers that clients have not taken yet; above, requests get 429."""
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 
 
@@ -51,6 +53,8 @@ class Service:
     """Requests that were read and not answered."""
     receiving: int = 0
     """Bytes of bodies that are being received."""
+    sending: int = 0
+    """Bytes of answers that clients have not taken yet."""
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -58,7 +62,7 @@ def create_app(service: Service) -> ASGIApp:
 
     async def ready(_request: Request) -> Response:
         is_up = service.is_ready and not service.is_stopping
-        return Response(status_code=200) if is_up else _error(RefusedError("not_ready", "unhealthy"), "tei", "")
+        return Response(status_code=200) if is_up else _error(RefusedError("not_ready", "unhealthy"), "tei")
 
     async def live(_request: Request) -> Response:
         return Response(status_code=200)
@@ -81,6 +85,7 @@ def create_app(service: Service) -> ASGIApp:
     routes = [Route(path, answer, methods=["GET"]) for path, answer in public.items()]
     routes += [Route(row.path, Handler(service, row), methods=["POST" if row.body else "GET"]) for row in ENDPOINTS]
     app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_allowed})
+    app.router.redirect_slashes = False  # it would send text and key to wherever the Host header says
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
         """A server that stops says with every answer that it was the last of its connection."""
@@ -134,19 +139,25 @@ class Handler:
         response.headers.update(headers)
         service.metrics.requests.labels(self._endpoint.path, str(response.status_code)).inc()
         service.metrics.seconds.labels(self._endpoint.path).observe(monotonic() - started)
-        await response(scope, receive, send)
+        size = len(response.body)
+        service.sending += size
+        try:
+            await response(scope, receive, send)
+        finally:
+            service.sending -= size
 
     def _check(self, request: Request) -> None:
         """What the headers alone tell."""
+        service = self._service
         host = request.headers.get("host", "")
         if host and not HOST.fullmatch(host):
             raise RefusedError("invalid_host", "the Host header is not a name with a port")
-        if key := self._service.api_key:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode("utf-8"), key.encode("utf-8")):
+        if key := service.api_key:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("utf-8"), key.encode("utf-8")):
                 asked = {"www-authenticate": "Bearer"}
                 raise RefusedError("unauthorized", "no valid API key, expected Authorization: Bearer KEY", headers=asked)
-        if not self._service.is_ready:
+        if not service.is_ready:
             raise RefusedError("not_ready", "unhealthy", headers={"retry-after": "1"})
         if self._endpoint.body is None:
             return
@@ -157,8 +168,10 @@ class Handler:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise RefusedError("unsupported_media_type", "expected Content-Type: application/json", headers=CLOSE)
+        if service.running >= service.models.max_concurrent_requests or service.sending > MOST_ANSWER_BYTES:
+            raise overloaded(**CLOSE)
         length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._service.payload_limit:
+        if not length.isdecimal() or int(length) > service.payload_limit:
             raise self._too_large()
 
     async def _body(self, request: Request) -> bytes:
@@ -170,8 +183,9 @@ class Handler:
                 service.receiving += len(part)
                 if size > service.payload_limit:
                     raise self._too_large()
-                if service.receiving > MOST_BODY_BYTES:
-                    raise _overloaded(CLOSE)
+                # Small ones always find a place, whoever fills the rest.
+                if size > SMALL_BODY and service.receiving > max(MOST_BODY_BYTES, 2 * service.payload_limit):
+                    raise overloaded(**CLOSE)
                 parts.append(part)
         finally:
             service.receiving -= size
@@ -185,7 +199,7 @@ class Handler:
         """What the route gives, unless the client leaves before."""
         service = self._service
         if service.running >= service.models.max_concurrent_requests:
-            raise _overloaded()
+            raise overloaded()
         service.running += 1
         work = asyncio.ensure_future(endpoint.answer(service.models, body))
         left = asyncio.ensure_future(_departure(receive))
@@ -213,16 +227,13 @@ def _validated(endpoint: Endpoint, content: dict[str, Any]) -> Any:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place, said = place_of(first["loc"]), first["msg"].removeprefix("Value error, ")
         item = said.partition(" ")[0] if said.startswith("[") else ""
-        raise RefusedError("invalid_value", f"`{place}`: {said}", param=place + item) from error
+        code = "invalid_text" if first["type"] == "invalid_text" else "invalid_value"
+        raise RefusedError(code, f"`{place}`: {said}", param=place + item) from error
 
 
 async def _departure(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _overloaded(headers: dict[str, str] | None = None) -> RefusedError:
-    return RefusedError("overloaded", "Model is overloaded", headers={"retry-after": "1"} | (headers or {}))
 
 
 def _said(reply: Reply, started: float) -> dict[str, str]:
@@ -258,9 +269,10 @@ def _json(content: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type="application/json")
 
 
-def _error(refusal: RefusedError, dialect: str, request_id: str) -> Response:
+def _error(refusal: RefusedError, dialect: str, request_id: str | None = None) -> Response:
+    request_id = request_id or uuid4().hex
     response = _json(refusal.body(dialect, request_id), refusal.reason.status)
-    response.headers.update(refusal.headers)
+    response.headers.update({"x-request-id": request_id} | refusal.headers)
     return response
 
 
@@ -270,12 +282,12 @@ def _dialect(path: str) -> str:
 
 async def _not_found(request: Request, _: Exception) -> Response:
     there = ", ".join(row.path for row in ENDPOINTS)
-    return _error(RefusedError("not_found", f"no such path, here are {there}"), _dialect(request.url.path), "")
+    return _error(RefusedError("not_found", f"no such path, here are {there}"), _dialect(request.url.path))
 
 
 async def _not_allowed(request: Request, error: Exception) -> Response:
     allowed = getattr(error, "headers", None) or {}
     refusal = RefusedError("method_not_allowed", f"the method is not allowed, expected {allowed.get('Allow', 'another')}")
-    response = _error(refusal, _dialect(request.url.path), "")
+    response = _error(refusal, _dialect(request.url.path))
     response.headers.update(allowed)
     return response

@@ -9,22 +9,36 @@ import os
 import socket
 import struct
 import sys
+from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import h11
 import orjson
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+
+from q3_runtime.server.refusals import RefusedError
 
 MOST_HEADERS = 64
 MOST_HEADER_BYTES = 16_384
 HEADER_SECONDS = 10.0
 """From the opening of a connection, or the first byte of a further request, to the end of its headers."""
 BODY_SECONDS = 30.0
+IDLE_SECONDS = 5.0
+"""Between the requests of a connection."""
 WRITE_SECONDS = 60.0
 """For a client to take what is written to it."""
 LINGER_SECONDS = 2.0
 """An answer that comes before the whole request was read is lost when the connection is closed at once; so the rest is read
 and thrown away for so long."""
+CODES = {
+    400: "bad_request",
+    408: "request_timeout",
+    431: "headers_too_large",
+    501: "not_implemented",
+    505: "http_version_not_supported",
+}
+"""Status of an answer that no route has given → its row in refusals.REASONS."""
 SPARE_PARTS, LEAST_PART = 1024, 16
 """A body comes in at most SPARE_PARTS chunks, and one more for every LEAST_PART bytes."""
 
@@ -35,6 +49,7 @@ class LimitedConnection(h11.Connection):
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MOST_HEADER_BYTES)
         self._parts = self._bytes = 0
+        self.method = b""
 
     def next_event(self) -> Any:
         """As h11's.
@@ -44,7 +59,7 @@ class LimitedConnection(h11.Connection):
         """
         event = super().next_event()
         if isinstance(event, h11.Request):
-            self._parts = self._bytes = 0
+            self._parts, self._bytes, self.method = 0, 0, event.method
             self._check(event)
         elif isinstance(event, h11.Data):
             self._parts, self._bytes = self._parts + 1, self._bytes + len(event.data)
@@ -88,12 +103,10 @@ class Lingering:
         if self.is_closing():
             return
         self.is_closing_softly = True
-        if self._transport.can_write_eof():
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
+        with suppress(OSError):  # the other side has gone
             self._transport.resume_reading()
             self._transport.write_eof()
-            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
-        else:
-            self._transport.close()
 
 
 class Connection(H11Protocol):
@@ -101,7 +114,8 @@ class Connection(H11Protocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.conn = LimitedConnection()
+        self._limited = LimitedConnection()
+        self.conn = self._limited
         self._phase: str | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
@@ -173,8 +187,8 @@ class Connection(H11Protocol):
         """Which part of a request is awaited now; a deadline runs for each."""
         if self.conn.their_state is h11.SEND_BODY:
             self._enter("body")
-        elif self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
-            self._enter("headers")
+        elif self.conn.their_state is h11.IDLE:
+            self._enter("headers" if self.conn.trailing_data[0] else "idle")
         else:
             self._enter(None)
 
@@ -186,12 +200,12 @@ class Connection(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
         if phase is not None:
-            seconds = HEADER_SECONDS if phase == "headers" else BODY_SECONDS
+            seconds = {"headers": HEADER_SECONDS, "body": BODY_SECONDS, "idle": IDLE_SECONDS}[phase]
             self._deadline = self.loop.call_later(seconds, self._too_slow, phase, seconds)
 
     def _too_slow(self, phase: str, seconds: float) -> None:
         self._deadline = None
-        if phase == "headers" and not self.conn.trailing_data[0]:  # opened and never used, as browsers do
+        if phase != "body" and not self.conn.trailing_data[0]:  # idle, or opened and never used, as browsers do
             self._lingering.close()
             return
         self._answer(408, f"the {phase} took more than {seconds:g} s")
@@ -199,14 +213,15 @@ class Connection(H11Protocol):
     def _answer(self, status: int, message: str) -> None:
         """An error that no route has seen, unless an answer is under way; the connection ends with it."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            content = orjson.dumps({"error": message, "error_type": "Validation", "code": STATUS_PHRASES[status].decode()})
+            refused = RefusedError(CODES.get(status, "bad_request"), message)
+            content = orjson.dumps(refused.body("tei", uuid4().hex))
             headers = [("content-type", "application/json"), ("content-length", str(len(content))), ("connection", "close")]
-            for event in (
-                h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status]),
-                h11.Data(data=content),
-                h11.EndOfMessage(),
-            ):
-                self._lingering.write(self.conn.send(event) or b"")
+            parts: list[h11.Event] = [h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])]
+            if self._limited.method != b"HEAD":
+                parts.append(h11.Data(data=content))
+            with suppress(h11.LocalProtocolError):  # the connection is beyond answers
+                for part in [*parts, h11.EndOfMessage()]:
+                    self._lingering.write(self.conn.send(part) or b"")
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True  # whoever still works on it need not
             self.cycle.message_event.set()

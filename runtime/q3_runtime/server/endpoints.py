@@ -6,7 +6,7 @@ and Jina as llama-server and vLLM have them.
 
 import base64
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
@@ -16,10 +16,12 @@ from pydantic import BaseModel
 from q3_runtime.server import schemas
 from q3_runtime.server.models import Models
 from q3_runtime.server.refusals import RefusedError
-from q3_runtime.server.served_model import ServedModel, Work
+from q3_runtime.server.served_model import Asked, ServedModel, Work
 from q3_runtime.vectors import checked_dim, cosines, truncated
 
 Item = TypeVar("Item", bound=Sequence[Any])
+MOST_TOKENS = 100_000
+"""Told of in one answer of ``/tokenize``."""
 
 
 @dataclass
@@ -54,21 +56,19 @@ class Endpoint:
 
 async def embed(models: Models, body: schemas.EmbedRequest) -> Reply:
     """Vectors, [N, D]."""
-    model, inputs = _embedding_inputs(models, body.model, body.inputs, "inputs")
-    dim = _dimensions(model, body.dimensions)
-    prefix, side = _prefix(model, body), body.truncation_direction.lower()
+    model = models.find(body.model, "embedding")
+    asked, dim = _asked(models, model, body, body.inputs, "inputs"), _dimensions(model, body.dimensions)
     if body.normalize:
-        vectors, work = await model.vectors(inputs, prefix, body.truncate, side)
+        vectors, work = await model.vectors(asked)
         return Reply(truncated(vectors, dim), work)
-    states, work = await model.raw_vectors(inputs, prefix, body.truncate, side)
+    states, work = await model.raw_vectors(asked)
     return Reply(np.ascontiguousarray(states[:, :dim]), work)
 
 
 async def embed_all(models: Models, body: schemas.EmbedAllRequest) -> Reply:
     """A vector for each token of each text, N times [T, D]."""
-    model, inputs = _embedding_inputs(models, body.model, body.inputs, "inputs")
-    side = body.truncation_direction.lower()
-    return Reply(*await model.token_vectors(inputs, _prefix(model, body), body.truncate, side))
+    model = models.find(body.model, "embedding")
+    return Reply(*await model.token_vectors(_asked(models, model, body, body.inputs, "inputs")))
 
 
 async def similarity(models: Models, body: schemas.SimilarityRequest) -> Reply:
@@ -76,22 +76,33 @@ async def similarity(models: Models, body: schemas.SimilarityRequest) -> Reply:
     model = models.find(body.model, "embedding")
     if not body.inputs.sentences:
         raise RefusedError("empty_input", "`inputs.sentences` cannot be empty", param="inputs.sentences")
-    texts = _checked(models, [body.inputs.source_sentence, *body.inputs.sentences], "inputs")
-    options = _merged(body, body.parameters)
-    vectors, work = await model.vectors(texts, _prefix(model, options), options.truncate, options.truncation_direction.lower())
+    texts = [body.inputs.source_sentence, *body.inputs.sentences]
+    asked = _asked(models, model, _merged(body, body.parameters), texts, "inputs")
+    vectors, work = await model.vectors(replace(asked, place=_place_of_sentence))
     return Reply(cosines(vectors[:1], vectors[1:])[0], work)
 
 
 async def tokenize(models: Models, body: schemas.TokenizeRequest) -> Reply:
     """Tokens of each text, with the bytes of the text that each stands for."""
     model = models.find(body.model)
-    texts = _checked(models, body.inputs, "inputs")
-    prefix = _prefix(model, body) if model.kind == "embedding" else ""
+    texts, prefix = _checked(models, body.inputs, "inputs"), _prefix(model, body)
+
+    characters = sum(map(len, texts)) + len(texts) * len(prefix)
+    too_many = RefusedError("too_many_tokens", f"more than {MOST_TOKENS} tokens to tell of; send the texts in parts")
+    if characters > 10 * MOST_TOKENS:  # before they are made: no text has ten characters a token
+        raise too_many
 
     def tokens() -> list[list[dict[str, Any]]]:
-        return [_tokens(model, prefix + text, body.add_special_tokens) for text in texts]
+        # One text after the other, so that what is too much is not all made first; a batch lets other threads run.
+        found: list[list[dict[str, Any]]] = []
+        for text in texts:
+            (encoding,) = model.tokenizer.raw.encode_batch([prefix + text], add_special_tokens=body.add_special_tokens)
+            if sum(map(len, found)) + len(encoding.ids) > MOST_TOKENS:
+                raise too_many
+            found.append(_tokens(encoding, prefix + text))
+        return found
 
-    return Reply(await model.in_thread(sum(map(len, texts)), tokens), Work(model, prefix))
+    return Reply(await model.in_thread(characters, tokens), Work(model, prefix, characters))
 
 
 async def decode(models: Models, body: schemas.DecodeRequest) -> Reply:
@@ -114,7 +125,8 @@ async def rerank(models: Models, body: schemas.RerankRequest) -> Reply:
             "invalid_value", "a pair is cut at the end of its text, expected Right", param="truncation_direction"
         )
     texts = _checked(models, body.texts, "texts", may_be_empty=True)
-    scores, work = await model.scores(body.query, texts, body.instruction, body.truncate, raw=body.raw_scores)
+    asked = Asked(texts, _place_in("texts"), truncate=body.truncate)
+    scores, work = await model.scores(body.query, asked, body.instruction, raw=body.raw_scores)
     more = [{"text": text} if body.return_text else {} for text in texts]
     return Reply([{"index": index, "score": scores[index]} | more[index] for index in _best(scores)], work)
 
@@ -123,7 +135,7 @@ async def rerank_documents(models: Models, body: schemas.DocumentsRequest) -> Re
     """Scores of documents, best first, as Cohere and Jina give them."""
     model = models.find(body.model, "reranker")
     texts = _checked(models, body.documents, "documents", may_be_empty=True)
-    scores, work = await model.scores(body.query, texts, body.instruction, None, raw=False)
+    scores, work = await model.scores(body.query, Asked(texts, _place_in("documents")), body.instruction, raw=False)
     more = [{"document": {"text": text}} if body.return_documents else {} for text in texts]
     best = _best(scores)[: body.top_n]
     results = [{"index": index, "relevance_score": scores[index]} | more[index] for index in best]
@@ -132,9 +144,9 @@ async def rerank_documents(models: Models, body: schemas.DocumentsRequest) -> Re
 
 async def embeddings(models: Models, body: schemas.EmbeddingsRequest) -> Reply:
     """Vectors as OpenAI gives them."""
-    model, inputs = _embedding_inputs(models, body.model, body.input, "input")
-    dim = _dimensions(model, body.dimensions)
-    vectors, work = await model.vectors(inputs, _prefix(model, body), None)
+    model = models.find(body.model, "embedding")
+    asked, dim = _asked(models, model, body, body.input, "input"), _dimensions(model, body.dimensions)
+    vectors, work = await model.vectors(asked)
     rows: Any = truncated(vectors, dim)
     if body.encoding_format == "base64":
         rows = [base64.b64encode(np.ascontiguousarray(row, dtype="<f4").data).decode("ascii") for row in rows]
@@ -227,11 +239,20 @@ def describe(models: Models, model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _embedding_inputs(
-    models: Models, name: str | None, inputs: list[str | list[int]], field: str
-) -> tuple[ServedModel, list[str | list[int]]]:
-    model = models.find(name, "embedding")
-    return model, _checked(models, inputs, field)
+def _asked(models: Models, model: ServedModel, body: schemas.PromptFields, inputs: list[Any], field: str) -> Asked:
+    """The texts of a request, checked, with what it says of them."""
+    asked = Asked(_checked(models, inputs, field), _place_in(field), _prefix(model, body))
+    if not isinstance(body, schemas.CutFields):
+        return asked
+    return replace(asked, truncate=body.truncate, side=body.truncation_direction.lower())
+
+
+def _place_in(field: str) -> Callable[[int], str]:
+    return lambda index: f"{field}[{index}]"
+
+
+def _place_of_sentence(index: int) -> str:
+    return f"inputs.sentences[{index - 1}]" if index else "inputs.source_sentence"
 
 
 def _checked(models: Models, inputs: list[Item], field: str, *, may_be_empty: bool = False) -> list[Item]:
@@ -249,16 +270,16 @@ def _checked(models: Models, inputs: list[Item], field: str, *, may_be_empty: bo
     return inputs
 
 
-def _prefix(model: ServedModel, body: schemas.Prompted) -> str:
+def _prefix(model: ServedModel, body: schemas.PromptFields) -> str:
     return model.prefix(body.prompt_name, body.instruction, body.input_type)
 
 
-def _merged(body: schemas.SimilarityRequest, parameters: schemas.SimilarityParameters | None) -> schemas.Cut:
+def _merged(body: schemas.SimilarityRequest, parameters: schemas.SimilarityParameters | None) -> schemas.CutFields:
     """``parameters`` win over the same fields beside them."""
     fields = ("prompt_name", "instruction", "input_type", "truncate", "truncation_direction")
     beside = {name: getattr(body, name) for name in fields if name in body.model_fields_set}
     within = {name: getattr(parameters, name) for name in fields if parameters and name in parameters.model_fields_set}
-    return schemas.Cut(**(beside | within))
+    return schemas.CutFields(**(beside | within))
 
 
 def _dimensions(model: ServedModel, dimensions: int | None) -> int:
@@ -276,8 +297,7 @@ def _usage(work: Work) -> dict[str, int]:
     return {"prompt_tokens": work.tokens, "total_tokens": work.tokens}
 
 
-def _tokens(model: ServedModel, text: str, add_special_tokens: bool) -> list[dict[str, Any]]:
-    encoding = model.tokenizer.raw.encode(text, add_special_tokens=add_special_tokens)
+def _tokens(encoding: Any, text: str) -> list[dict[str, Any]]:
     # Offsets count characters here, and bytes there.
     ends = np.cumsum([0, *(len(char.encode("utf-8")) for char in text)]).tolist()
     columns = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)

@@ -1,9 +1,15 @@
 """The bytes of a body → an object, refusing what two readers could read in two ways."""
 
+import re
 from typing import Any, NoReturn
 
 from q3_runtime import strict_json
 from q3_runtime.server.refusals import RefusedError
+from q3_runtime.server.schemas import MOST
+
+MOST_VALUES = 2 * MOST
+"""Arrays and objects: to read more would hold up everybody else."""
+STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -13,6 +19,8 @@ def parse(raw: bytes) -> dict[str, Any]:
         RefusedError: not UTF-8, not JSON, a byte order mark, ``NaN``, a key that stands twice, too deep, too long a number; or
             another JSON value than an object.
     """
+    if raw.count(b"[") + raw.count(b"{") > MOST_VALUES and _values(raw) > MOST_VALUES:
+        raise RefusedError("too_many_values", f"the body has more than {MOST_VALUES} arrays and objects")
     try:
         content = strict_json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -28,6 +36,12 @@ def parse(raw: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RefusedError("invalid_value", f"the body is a JSON {_NAMES[type(content)]}, expected an object")
     return content
+
+
+def _values(raw: bytes) -> int:
+    """Arrays and objects that begin outside of strings."""
+    outside = STRINGS.sub(b"", raw)
+    return outside.count(b"[") + outside.count(b"{")
 
 
 _NAMES = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}

@@ -22,7 +22,9 @@ class Metrics:
         self.refused = counter("q3_refused", "Requests answered by an error, by its code", "code")
         self.cancelled = counter("q3_cancelled", "Requests whose client left before the answer", "route")
         self.truncated = counter("q3_truncated_texts", "Texts that were cut", "model")
-        self.seconds = histogram("q3_request_seconds", "From the first byte to the answer", SECONDS, "route")
+        self.seconds = histogram(
+            "q3_request_seconds", "From the end of the headers until the answer is ready", SECONDS, "route"
+        )
         self.queue_seconds = histogram("q3_queue_seconds", "Until the first row ran", SECONDS, "model")
         self.tokenization_seconds = histogram("q3_tokenization_seconds", "Tokenizing a request", SECONDS, "model")
         self.texts = histogram("q3_request_texts", "Texts of a request", SIZES, "model")

@@ -27,9 +27,10 @@ class Models:
             RefusedError: no such name, or no model of the kind.
         """
         if name is not None:
-            for model in self.served:
-                if name in model.aliases:
-                    return model
+            for names in (lambda model: {model.name}, lambda model: model.aliases):
+                for model in self.served:
+                    if name in names(model):
+                        return model
             there = ", ".join(model.name for model in self.served)
             raise RefusedError("unknown_model", f"no model is called {name[:100]!r}, here are {there}", param="model")
         for model in self.served:

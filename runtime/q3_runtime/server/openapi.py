@@ -82,6 +82,8 @@ OPEN = {
     "/metrics": "Figures for Prometheus",
 }
 """Paths that need no key."""
+UNSEEN = {405, 408, 431, 501, 505}
+"""Statuses that no request which fits the document meets."""
 
 
 @cache
@@ -110,7 +112,7 @@ def _operation(row: Endpoint, names: Any) -> Schema:
     paths = [next(other.path for other in ENDPOINTS if other.answer is each.answer) for each in rows]
     errors = dict.fromkeys(ERRORS[each.dialect][0] for each in rows)
     error = _any_of([{"$ref": f"#/components/schemas/{name}"} for name in errors])
-    statuses = {reason.status for reason in REASONS.values()} - {405} if row.body else {400, 401, 503}
+    statuses = {reason.status for reason in REASONS.values()} - UNSEEN if row.body else {400, 401, 503}
     answers = {"200": _content(row.summary, _any_of([ANSWERS[path] for path in paths]))}
     answers |= {str(status): _content("An error", error) for status in sorted(statuses)}
     operation: Schema = {"summary": row.summary, "operationId": row.path.strip("/") or "any", "responses": answers}

@@ -4,6 +4,7 @@ Source of statuses, types and texts: text-embeddings-inference 1.9.3, router/src
 speaks its own form on its own routes and another on ``/v1/embeddings``; OpenAI's form is ``{"error": {…}}``.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from q3_runtime.errors import (
@@ -32,12 +33,15 @@ REASONS = {
     "invalid_utf8": Reason(400, "Validation", INVALID),
     "invalid_number": Reason(400, "Validation", INVALID),
     "too_deep": Reason(400, "Validation", INVALID),
+    "too_many_values": Reason(400, "Validation", INVALID),
     "empty_input": Reason(400, "Empty", INVALID),
     "invalid_host": Reason(400, "Validation", INVALID),
+    "bad_request": Reason(400, "Validation", INVALID),
     "unauthorized": Reason(401, "Validation", "authentication_error"),
     "not_found": Reason(404, "Validation", INVALID),
     "unknown_model": Reason(404, "Validation", INVALID),
     "method_not_allowed": Reason(405, "Validation", INVALID),
+    "request_timeout": Reason(408, "Validation", INVALID, retryable=True),
     "body_too_large": Reason(413, "Validation", INVALID),
     "too_many_tokens": Reason(413, "Validation", INVALID),
     "unsupported_media_type": Reason(415, "Validation", INVALID),
@@ -46,10 +50,13 @@ REASONS = {
     "invalid_text": Reason(422, "Tokenizer", INVALID),
     "batch_too_large": Reason(422, "Validation", INVALID),
     "text_too_long": Reason(422, "Validation", INVALID),
+    "headers_too_large": Reason(431, "Validation", INVALID),
     "wrong_model": Reason(424, "Backend", INVALID),
     "non_finite_output": Reason(424, "Backend", "server_error"),
     "overloaded": Reason(429, "Overloaded", "rate_limit_error", retryable=True),
     "internal_error": Reason(500, "Backend", "server_error"),
+    "not_implemented": Reason(501, "Validation", INVALID),
+    "http_version_not_supported": Reason(505, "Validation", INVALID),
     "not_ready": Reason(503, "Unhealthy", "server_error", retryable=True),
     "queue_timeout": Reason(503, "Overloaded", "server_error", retryable=True),
     "out_of_memory": Reason(503, "Backend", "server_error", retryable=True),
@@ -85,11 +92,16 @@ class RefusedError(Exception):
         return {"error": nested, "message": self.message, "code": status, "type": kind, "error_type": kind}
 
 
-def refusal_of(error: Q3Error) -> RefusedError:
-    """What the runtime raises for one request, as its refusal."""
+def overloaded(**headers: str) -> RefusedError:
+    """Try again in a second."""
+    return RefusedError("overloaded", "Model is overloaded", headers={"retry-after": "1"} | headers)
+
+
+def refusal_of(error: Q3Error, place: Callable[[int], str]) -> RefusedError:
+    """What the runtime raises for one request, as its refusal; ``place`` names a text of the request by its path."""
     if isinstance(error, TooLongError):
         given = f"`inputs` must have less than {error.limit} tokens. Given: {error.tokens}"
-        return RefusedError("text_too_long", given, param=f"inputs[{error.index}]")
+        return RefusedError("text_too_long", given, param=place(error.index))
     if isinstance(error, TextError):
         return RefusedError("invalid_text", str(error))
     if isinstance(error, NonFiniteError):

@@ -67,6 +67,8 @@ class Lane:
     def __init__(self, name: str) -> None:
         self.waiting = Waiting()
         self.thread = ThreadPoolExecutor(1, f"q3-serve-{name}")
+        self.computes = False
+        """Whether the thread does, perhaps for nobody any more."""
         self.filled = asyncio.Event()
 
 
@@ -84,8 +86,6 @@ class Scheduler:
         self._run, self._limits, self._metrics, self._name = run, limits, metrics, name
         self.tokens = 0
         """Admitted and not answered."""
-        self.running = 0
-        """Batches that are being run, perhaps for nobody."""
         self._rate = FIRST_GUESS
         self._short, self._long = Lane("short"), Lane("long")
         self._tasks = [asyncio.create_task(self._work(lane)) for lane in (self._short, self._long)]
@@ -107,6 +107,11 @@ class Scheduler:
             timer.cancel()
             self._drop(job)
         return job.results, job.timing
+
+    @property
+    def computes(self) -> bool:
+        """Whether a thread does, perhaps for nobody any more."""
+        return self._short.computes or self._long.computes
 
     def close(self) -> None:
         """Run nothing more; a run that has begun ends in its thread."""
@@ -163,29 +168,31 @@ class Scheduler:
                 job.started = started
                 job.timing.queue = started - job.admitted
         ids = [row.ids for row in rows]
-        self.running += 1
         try:
-            found = await asyncio.get_running_loop().run_in_executor(lane.thread, self._compute, ids, rows[0].alone)
+            found = await asyncio.get_running_loop().run_in_executor(lane.thread, self._compute, lane, ids, rows[0].alone)
         except Exception as error:
             await self._failed(lane, rows, error)
             return
-        finally:
-            self.running -= 1
         seconds, tokens = monotonic() - started, sum(map(len, ids))
         self._rate += 0.1 * (tokens / max(seconds, 1e-6) - self._rate)
         self._metrics.batch_ran(self._name, len(rows), tokens, seconds)
         for row, result in zip(rows, found, strict=True):
             self._finish(row, result)
 
-    def _compute(self, ids: Sequence[Ids], alone: Callable[[Ids], Any] | None) -> Sequence[Any]:
+    def _compute(self, lane: Lane, ids: Sequence[Ids], alone: Callable[[Ids], Any] | None) -> Sequence[Any]:
         """In the lane's thread."""
-        return self._run(ids) if alone is None else [alone(ids[0])]
+        lane.computes = True
+        try:
+            return self._run(ids) if alone is None else [alone(ids[0])]
+        finally:
+            lane.computes = False
 
     async def _failed(self, lane: Lane, rows: list[Row], error: Exception) -> None:
         """Only the request fails whose row it was: a batch that fails is run again, row by row."""
         if len(rows) > 1:
             for row in rows:
-                await self._run_batch(lane, [row])
+                if not row.owner.done.done():
+                    await self._run_batch(lane, [row])
         elif not rows[0].owner.done.done():
             rows[0].owner.done.set_exception(error)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from q3_runtime.tokenization import SURROGATE
 
@@ -19,7 +20,7 @@ MOST_ID = 1 << 31
 
 def _text(value: str) -> str:
     if SURROGATE.search(value):
-        raise ValueError("a lone surrogate, expected valid Unicode")
+        raise PydanticCustomError("invalid_text", "a lone surrogate, expected valid Unicode")
     return value
 
 
@@ -57,7 +58,7 @@ def _list_of(value: object, fits: Callable[[Any], bool], expected: str) -> list[
         if not fits(item):
             raise ValueError(f"[{place}] is {_kind(item)}, expected {expected}")
         if isinstance(item, str) and SURROGATE.search(item):
-            raise ValueError(f"[{place}] has a lone surrogate, expected valid Unicode")
+            raise PydanticCustomError("invalid_text", f"[{place}] has a lone surrogate, expected valid Unicode")
     return value
 
 
@@ -105,30 +106,34 @@ Side = Literal["Left", "Right", "left", "right"]
 InputType = Literal["query", "document", "search_query", "search_document"]
 
 
-class Body(BaseModel):
-    """Any body. Unknown fields are kept apart, to be named in a response header."""
+class Fields(BaseModel):
+    """Unknown ones are kept apart, to be named in a response header."""
 
     model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Body(Fields):
+    """Any body."""
 
     model: str | None = Field(None, description="Name of a served model; by default the first that fits the route.")
 
 
-class Prompted(Body):
-    """A body with texts to embed: at most one of the three, and by default none."""
+class PromptFields(Fields):
+    """What to put in front of texts: at most one of the three, and by default nothing."""
 
     prompt_name: Text | None = Field(None, description="Name of a prompt of the model, put in front of every text.")
     instruction: Text | None = Field(None, description="Task in English, put in front in the model's own form.")
     input_type: InputType | None = Field(None, description="The prompt of that name: `query` or `document`.")
 
 
-class Cut(Prompted):
-    """What to do with a text that is too long."""
+class CutFields(PromptFields):
+    """And what to do with a text that is too long."""
 
     truncate: bool | None = Field(None, description="Cut it, or refuse the request; by default as the server was started.")
     truncation_direction: Side = Field("Right", description="The side that is cut.")
 
 
-class EmbedRequest(Cut):
+class EmbedRequest(Body, CutFields):
     """``/embed``."""
 
     inputs: Inputs
@@ -136,33 +141,31 @@ class EmbedRequest(Cut):
     dimensions: Count | None = None
 
 
-class EmbedAllRequest(Cut):
+class EmbedAllRequest(Body, CutFields):
     """``/embed_all``: a vector for each token."""
 
     inputs: Inputs
 
 
-class SimilarityInput(BaseModel):
+class SimilarityInput(Fields):
     """One text, and those that it is compared with."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
 
     source_sentence: Text
     sentences: TextList
 
 
-class SimilarityParameters(Cut):
+class SimilarityParameters(CutFields):
     """Of ``/similarity``; the same fields are understood beside ``inputs``."""
 
 
-class SimilarityRequest(Cut):
+class SimilarityRequest(Body, CutFields):
     """``/similarity``."""
 
     inputs: SimilarityInput
     parameters: SimilarityParameters | None = None
 
 
-class TokenizeRequest(Prompted):
+class TokenizeRequest(Body, PromptFields):
     """``/tokenize``."""
 
     inputs: Texts
@@ -198,7 +201,7 @@ class DocumentsRequest(Body):
     instruction: Text | None = Field(None, description="The task in English, instead of the model's own.")
 
 
-class EmbeddingsRequest(Prompted):
+class EmbeddingsRequest(Body, PromptFields):
     """``/v1/embeddings`` as OpenAI has it."""
 
     input: Inputs

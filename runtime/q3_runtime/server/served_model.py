@@ -16,7 +16,7 @@ from q3_runtime.prompts import instruct
 from q3_runtime.reranker import Reranker
 from q3_runtime.scores import probabilities
 from q3_runtime.server.metrics import Metrics
-from q3_runtime.server.refusals import RefusedError, refusal_of
+from q3_runtime.server.refusals import RefusedError, overloaded, refusal_of
 from q3_runtime.server.scheduling import Limits, Scheduler, Timing
 from q3_runtime.server.waiting import Ids
 from q3_runtime.tokenization import Encoded, Tokenizer
@@ -25,8 +25,12 @@ from q3_runtime.vectors import Vectors, check_finite
 INLINE_CHARACTERS = 4096
 """Texts of up to so many characters are tokenized at once, in less time than it takes to hand them to a thread."""
 TOKENIZER_THREADS = 2
-MOST_VALUES = 8_000_000
-"""Numbers in one answer with a vector for every token: some 90 MB of JSON."""
+MOST_CHARACTERS = 8_000_000
+"""Read for one request; what is put in front of each text counts each time."""
+MOST_VALUES = 4_000_000
+"""Numbers in one answer with a vector for every token: some 45 MB of JSON."""
+ANSWERS_AT_ONCE = 4
+"""As large as they may be; what is more gets 429."""
 
 Found = TypeVar("Found")
 
@@ -44,6 +48,20 @@ class Work:
     tokenization: float = 0.0
     """Seconds."""
     timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Texts of a request, or token ids in their place, and how they are to be read."""
+
+    inputs: Sequence[str | list[int]]
+    place: Callable[[int], str]
+    """Names a text by its path in the request."""
+    prefix: str = ""
+    truncate: bool | None = None
+    """None: as the server was started."""
+    side: str = "right"
+    """At which a text that is too long is cut."""
 
 
 class ServedModel:
@@ -65,8 +83,13 @@ class ServedModel:
         source = str(model.manifest.source["id"])
         self.aliases = {name, model.folder.name, source, source.rpartition("/")[2]}
         self._metrics = metrics
+        self._characters = self._values = 0
         self._tokenizing = ThreadPoolExecutor(TOKENIZER_THREADS, "q3-serve-tokenizer")
         self._scheduler = Scheduler(self._run, limits, metrics, name)
+
+    def prepare(self) -> None:
+        """Load what would hold up the first request that needs it."""
+        _ = self.vocabulary
 
     def close(self) -> None:
         """Run nothing more."""
@@ -91,9 +114,9 @@ class ServedModel:
         return self._scheduler.tokens
 
     @property
-    def is_running(self) -> bool:
-        """Whether a thread computes, perhaps for a client that has left."""
-        return self._scheduler.running > 0
+    def computes(self) -> bool:
+        """Whether a thread does, perhaps for a client that has left."""
+        return self._scheduler.computes
 
     @property
     def embedder(self) -> Embedder:
@@ -117,52 +140,50 @@ class ServedModel:
             raise RefusedError("wrong_model", f"{self.name} is not a re-ranker model, this route needs one", param="model")
         return self.model
 
-    async def vectors(
-        self, inputs: Sequence[str | list[int]], prefix: str, truncate: bool | None, side: str = "right"
-    ) -> tuple[Vectors, Work]:
+    async def vectors(self, asked: Asked) -> tuple[Vectors, Work]:
         """Unit vectors, float32 [N, D].
 
         Raises:
-            RefusedError, Q3Error: as below.
+            RefusedError: the request cannot be answered.
         """
-        ids, work = await self._encoded(inputs, prefix, truncate, side)
-        rows = await self._answer(ids, work)
-        return np.stack(rows), work
+        ids, work = await self._encoded(asked)
+        return np.stack(await self._answer(ids, work, asked)), work
 
-    async def raw_vectors(
-        self, inputs: Sequence[str | list[int]], prefix: str, truncate: bool | None, side: str = "right"
-    ) -> tuple[Vectors, Work]:
+    async def raw_vectors(self, asked: Asked) -> tuple[Vectors, Work]:
         """Hidden states of the last tokens, float32 [N, D], not normalized; each text is run alone."""
-        ids, work = await self._encoded(inputs, prefix, truncate, side)
-        return np.stack(await self._answer(ids, work, lambda row: self._token_states(row)[-1].copy())), work
+        ids, work = await self._encoded(asked)
+        return np.stack(await self._answer(ids, work, asked, lambda row: self._token_states(row)[-1].copy())), work
 
-    async def token_vectors(
-        self, inputs: Sequence[str | list[int]], prefix: str, truncate: bool | None, side: str = "right"
-    ) -> tuple[list[Vectors], Work]:
+    async def token_vectors(self, asked: Asked) -> tuple[list[Vectors], Work]:
         """Hidden states of every token of each text, N times float32 [T, D], not normalized; each text is run alone.
 
         Raises:
-            RefusedError: more values than one answer may have.
+            RefusedError: more values than one answer may have, or all that are being made together.
         """
-        ids, work = await self._encoded(inputs, prefix, truncate, side)
-        values = work.tokens * self.embedder.dims
+        ids, work = await self._encoded(asked)
+        values, most = work.tokens * self.embedder.dims, MOST_VALUES // self.embedder.dims
         if values > MOST_VALUES:
-            most = MOST_VALUES // self.embedder.dims
-            raise RefusedError(
-                "too_many_tokens", f"{work.tokens} tokens, of each of which a vector is wanted, expected at most {most}"
-            )
-        return await self._answer(ids, work, self._token_states), work
+            raise RefusedError("too_many_tokens", f"{work.tokens} tokens to give a vector each, expected at most {most}")
+        if self._values + values > ANSWERS_AT_ONCE * MOST_VALUES:
+            raise overloaded()
+        self._values += values
+        try:
+            return await self._answer(ids, work, asked, self._token_states), work
+        finally:
+            self._values -= values
 
-    async def scores(
-        self, query: str, documents: Sequence[str], instruction: str | None, truncate: bool | None, *, raw: bool
-    ) -> tuple[list[float], Work]:
-        """Of each document: the probability that it answers the query, or the log-odds."""
-        reranker, cut = self.reranker, self._cuts(truncate)
-        bodies = [reranker.template.fill(query, document, instruction) for document in documents]
+    async def scores(self, query: str, asked: Asked, instruction: str | None, *, raw: bool) -> tuple[list[float], Work]:
+        """Of each text: the probability that it answers the query, or the log-odds."""
+        reranker, cut = self.reranker, self._cuts(asked.truncate)
         words = reranker.template.instruction if instruction is None else instruction
-        work = Work(self, words, characters=sum(map(len, documents)) + len(query))
-        ids = await self._tokenized(work, bodies, lambda: reranker.tokenizer.encode(bodies, truncate=cut))
-        log_odds = np.array([row[0] for row in await self._answer(ids, work)], dtype=np.float32)
+        work = Work(self, words, characters=sum(map(len, asked.inputs)) + len(query))
+
+        def encode() -> list[Encoded]:
+            bodies = [reranker.template.fill(query, str(text), words) for text in asked.inputs]
+            return reranker.tokenizer.encode(bodies, truncate=cut)
+
+        ids = await self._tokenized(work, asked, len(query) + len(words), encode)
+        log_odds = np.array([row[0] for row in await self._answer(ids, work, asked)], dtype=np.float32)
         return (log_odds if raw else probabilities(log_odds)).tolist(), work
 
     def prefix(self, prompt_name: str | None, instruction: str | None, input_type: str | None) -> str:
@@ -173,52 +194,63 @@ class ServedModel:
         """
         given = {"prompt_name": prompt_name, "instruction": instruction, "input_type": input_type}
         named = [name for name, value in given.items() if value is not None]
+        if not named:
+            return ""
+        prompts = self.embedder.prompts
         if len(named) > 1:
             raise RefusedError("invalid_value", f"{' and '.join(named)} given together, expected one of them", param=named[1])
         if instruction is not None:
             return instruct(instruction)
-        name = prompt_name if input_type is None else input_type.removeprefix("search_")
-        prompts = self.embedder.prompts
-        if name is not None and name not in prompts:
+        name = str(prompt_name) if input_type is None else input_type.removeprefix("search_")
+        if name not in prompts:
             there = ", ".join(sorted(prompts))
             raise RefusedError("invalid_value", f"no prompt is called {name!r}, this model has {there}", param=named[0])
-        return "" if name is None else prompts[name]
+        return prompts[name]
 
     async def in_thread(self, characters: int, work: Callable[[], Found]) -> Found:
-        """What ``work`` gives, in a thread where there is much of it to do."""
+        """What ``work`` gives; in a thread where there are many characters to read.
+
+        Raises:
+            RefusedError: too many for one request, or for all that are being read.
+        """
         if characters <= INLINE_CHARACTERS:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
+        if characters > MOST_CHARACTERS:
+            counted = f"{characters} characters, what is put in front of each text counted"
+            raise RefusedError("too_many_tokens", f"{counted}, expected at most {MOST_CHARACTERS}; send them in parts")
+        if self._characters + characters > ANSWERS_AT_ONCE * MOST_CHARACTERS:
+            raise overloaded()
+        self._characters += characters
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
+        finally:
+            self._characters -= characters
 
     def _cuts(self, truncate: bool | None) -> bool:
         return self.auto_truncate if truncate is None else truncate
 
-    async def _encoded(
-        self, inputs: Sequence[str | list[int]], prefix: str, truncate: bool | None, side: str
-    ) -> tuple[list[Ids], Work]:
-        tokenizer, cut = self.embedder.tokenizer, self._cuts(truncate)
-        work = Work(self, prefix, characters=sum(len(item) for item in inputs))
-        self._check_ids(inputs)
+    async def _encoded(self, asked: Asked) -> tuple[list[Ids], Work]:
+        tokenizer, cut, prefix = self.embedder.tokenizer, self._cuts(asked.truncate), asked.prefix
+        work = Work(self, prefix, characters=sum(map(len, asked.inputs)))
+        self._check_ids(asked)
 
         def encode() -> list[Encoded]:
-            texts = [
-                item if isinstance(item, str) else self._decoded(item) for item in inputs if isinstance(item, str) or prefix
-            ]
-            from_texts = iter(tokenizer.encode(texts, prefix=prefix, truncate=cut, truncation_side=side))
+            as_texts = [item for item in asked.inputs if isinstance(item, str) or prefix]
+            texts = [item if isinstance(item, str) else self._decoded(item) for item in as_texts]
+            encoded = iter(tokenizer.encode(texts, prefix=prefix, truncate=cut, truncation_side=asked.side))
             return [
-                next(from_texts) if isinstance(item, str) or prefix else self._ended(item, cut, side, index)
-                for index, item in enumerate(inputs)
+                next(encoded) if isinstance(item, str) or prefix else self._ended(item, cut, asked.side, index)
+                for index, item in enumerate(asked.inputs)
             ]
 
-        return await self._tokenized(work, inputs, encode), work
+        return await self._tokenized(work, asked, len(prefix), encode), work
 
-    def _check_ids(self, inputs: Sequence[str | list[int]]) -> None:
-        for index, item in enumerate(inputs):
+    def _check_ids(self, asked: Asked) -> None:
+        for index, item in enumerate(asked.inputs):
             if not isinstance(item, str) and max(item) >= self.vocabulary:
-                known = f"expected less than {self.vocabulary}"
-                raise RefusedError(
-                    "invalid_value", f"token id {max(item)} is not in the vocabulary, {known}", param=f"[{index}]"
-                )
+                known = f"expected below {self.vocabulary}"
+                place = asked.place(index)
+                raise RefusedError("invalid_value", f"token id {max(item)} is not in the vocabulary, {known}", param=place)
 
     def _decoded(self, ids: list[int]) -> str:
         """What a prompt is put in front of, as text-embeddings-inference does it."""
@@ -231,12 +263,13 @@ class ServedModel:
         ended = ids if ids[-len(final) :] == final else ids + final
         return self.tokenizer.fitted(ended, cut, side, index=index)
 
-    async def _tokenized(self, work: Work, texts: Sequence[Any], encode: Callable[[], list[Encoded]]) -> list[Ids]:
+    async def _tokenized(self, work: Work, asked: Asked, in_front: int, encode: Callable[[], list[Encoded]]) -> list[Ids]:
+        """``in_front`` are the characters that each text gets."""
         started = monotonic()
         try:
-            encoded = await self.in_thread(sum(map(len, texts)), encode)
+            encoded = await self.in_thread(work.characters + in_front * len(asked.inputs), encode)
         except Q3Error as error:
-            raise refusal_of(error) from error
+            raise refusal_of(error, asked.place) from error
         work.tokenization = monotonic() - started
         work.tokens = sum(len(item.ids) for item in encoded)
         work.truncated = [index for index, item in enumerate(encoded) if item.truncated]
@@ -247,11 +280,11 @@ class ServedModel:
             self._metrics.text_tokens.labels(self.name).observe(len(item.ids))
         return [item.ids for item in encoded]
 
-    async def _answer(self, ids: list[Ids], work: Work, alone: Callable[[Ids], Any] | None = None) -> list[Any]:
+    async def _answer(self, ids: list[Ids], work: Work, asked: Asked, alone: Callable[[Ids], Any] | None = None) -> list[Any]:
         try:
             rows, work.timing = await self._scheduler.answer(ids, alone)
         except Q3Error as error:
-            raise refusal_of(error) from error
+            raise refusal_of(error, asked.place) from error
         self._metrics.queue_seconds.labels(self.name).observe(work.timing.queue)
         return rows
 

@@ -25,13 +25,13 @@ from q3_runtime.model_folder import find_folder
 from q3_runtime.quants import QUANTS
 from q3_runtime.reranker import Reranker
 from q3_runtime.server.application import Service, create_app
-from q3_runtime.server.connection import Connection
+from q3_runtime.server.connection import IDLE_SECONDS, Connection
 from q3_runtime.server.served_model import ServedModel
 
 NAMED = re.compile(r"([\w.-]+)=(.+)")
 BACKLOG = 4096
 """Connections that wait to be accepted; Linux's own default limit."""
-IDLE_SECONDS = 5
+OPEN_FILES = 65_536
 STOP_SECONDS = 30
 """How long what was accepted may take to be answered once the server was told to stop."""
 GRACE_SECONDS = 0.5
@@ -93,14 +93,14 @@ def serve(options: Options, service: Service) -> None:
     for model in service.models.served:
         model.close()
     sys.stderr.flush()
-    if any(model.is_running for model in service.models.served):
+    if any(model.computes for model in service.models.served):
         os._exit(0)  # a run cannot be broken off, and nobody waits for it
 
 
 async def _serve(options: Options, service: Service, listener: socket.socket) -> None:
     config = uvicorn.Config(
         create_app(service), http=Connection, ws="none", lifespan="off", loop="asyncio", log_config=None, log_level="error",
-        access_log=False, server_header=False, proxy_headers=False, backlog=BACKLOG, timeout_keep_alive=IDLE_SECONDS,
+        access_log=False, server_header=False, proxy_headers=False, backlog=BACKLOG, timeout_keep_alive=int(IDLE_SECONDS),
         timeout_graceful_shutdown=STOP_SECONDS,
     )  # fmt: skip
     server = Server(config, service)
@@ -111,9 +111,10 @@ async def _serve(options: Options, service: Service, listener: socket.socket) ->
     await server.serve(sockets=[listener])
     if service.running:
         _say(f"{service.running} request(s) were not answered within {STOP_SECONDS} s")
-    loading.cancel()
-    if loading.done() and not loading.cancelled():
-        loading.result()
+    if not loading.done():
+        sys.stderr.flush()
+        os._exit(0)  # a model that is being loaded cannot be told to stop
+    loading.result()
 
 
 class Server(uvicorn.Server):
@@ -158,6 +159,7 @@ async def _load(options: Options, service: Service, address: str) -> None:
         if name in [served.name for served in service.models.served]:
             raise UsageError(f"two models are called {name!r}, expected a name each; pass --model NAME=DIR")
         served = ServedModel(name, model, service.models.limits, service.metrics, auto_truncate=options.auto_truncate)
+        await loop.run_in_executor(None, served.prepare)
         service.models.served.append(served)
         _say(f"{name}: {model.quant} on {model.provider}")
     service.is_ready = True
@@ -215,12 +217,14 @@ def _is_loopback(host: str) -> bool:
 
 
 def _allow_many_connections() -> None:
-    """As many open files as the system lets this process have."""
+    """A connection is an open file."""
     if sys.platform != "win32":
         import resource
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _say(line: str) -> None:

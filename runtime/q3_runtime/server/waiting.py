@@ -34,9 +34,10 @@ class Row:
 class Waiting:
     """Rows in the order in which they are due, which is fair to requests and not to rows.
 
-    A row is due at the virtual time at which its request came, plus the tokens that the request has before it (start-time
-    fair queueing, Goyal et al. 1996). So a single query goes ahead of most of a request of thousands of texts that came
-    earlier, and of two such requests neither waits for the other. Virtual time is what the row was due at that ran last.
+    A row is due at the virtual time at which its request came, plus the tokens of the request up to its own end; virtual time
+    is what the row was due at that ran last (self-clocked fair queueing, Golestani 1994). So a single query goes ahead of most
+    of a request of thousands of texts that came earlier, of two such requests neither waits for the other, and queries that
+    keep coming do not keep a large request out.
     """
 
     def __init__(self) -> None:
@@ -53,8 +54,8 @@ class Waiting:
         """All rows of one request."""
         due = self._clock
         for row in rows:
-            row.due, row.waits = (due, next(self._serial)), True
             due += len(row.ids)
+            row.due, row.waits = (due, next(self._serial)), True
             heappush(self._due, (row.due, row))
             if row.alone is None:
                 insort(self._by_length, (len(row.ids), row.due, row))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import ROOT
-from tests.support.server import Server, launched, serving
+from tests.support.server import Server, launched, serving, wait_for
 
 SECRET = "a text that nobody else may read"
 BROKEN = [
@@ -293,6 +293,37 @@ def test_a_client_that_leaves_is_not_computed_for(mini_folder, tmp_path):
         assert server.figure("q3_batch_rows_sum", model="mini") < 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/embed", {"inputs": ["a"] * 2000, "instruction": "b" * 1_900_000}),
+        ("/tokenize", {"inputs": ["a"] * 2000, "instruction": "b" * 1_900_000}),
+        ("/tokenize", {"inputs": "a b " * 400_000}),
+        ("/rerank", {"query": "b" * 1_900_000, "texts": ["a"] * 2000}),
+        ("/v1/rerank", {"query": "b", "documents": ["a"] * 2000, "instruction": "b" * 1_900_000}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
+)
+def test_what_is_repeated_for_every_text_counts_every_time(served, path, body):
+    before, started = served.memory(), time.monotonic()
+    answer = served.post(path, body)
+    assert (answer.status, kind(answer.content, path)) == (413, "too_many_tokens")
+    assert time.monotonic() - started < 5
+    assert served.memory() - before < 300e6
+
+
+def test_a_body_of_a_million_little_arrays_is_refused_before_it_is_read(served):
+    for little in (b"[1],", b"{},"):
+        answer = served.post("/embed", b'{"inputs": [' + little * 300_000 + b"1]}")
+        assert (answer.status, answer.content["code"]) == (400, "too_many_values")
+    assert served.post("/embed", {"inputs": "[{" * 200_000}).status == 200
+
+
+def test_nobody_is_sent_to_where_the_host_header_says(served):
+    answer = served.ask("POST", "/embed/", b"{}", {"host": "elsewhere.example", "content-type": "application/json"})
+    assert (answer.status, "location" in answer.headers) == (404, False)
+
+
 def test_labels_of_metrics_are_the_servers_own(served):
     before = len(re.findall("\n", served.get("/metrics").content))
     for number in range(30):
@@ -314,18 +345,16 @@ def locked(mini_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", ["/embed", "/v1/embeddings"])
-@pytest.mark.parametrize(
-    "given", [{}, {"authorization": "open sesame!"}, {"authorization": "Bearer "}, {"authorization": "Bearer ö"}]
-)
+@pytest.mark.parametrize("given", ["", "open sesame", "Basic open sesame", "Bearer ", "Bearer open", "Bearer ö"])
 def test_a_wrong_key_is_refused(locked, path, given):
-    named = {name: value.encode("utf-8").decode("latin-1") for name, value in given.items()}
+    named = {"authorization": given} if given else {}
     answer = locked.post(path, {"inputs": "a", "input": "a"}, **named)
     assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert locked.get("/info", **named).status == 401
 
 
 def test_the_right_key_opens_and_probes_need_none(locked):
-    assert locked.post("/embed", {"inputs": "a"}, authorization="Bearer open sesame").status == 200
+    assert locked.post("/embed", {"inputs": "a"}, authorization="bearer open sesame").status == 200
     assert [locked.get(path).status for path in ("/health", "/ready", "/live", "/metrics", "/")] == [200] * 5
     assert "sesame" not in locked.log.read_text("utf-8")
 
@@ -413,6 +442,32 @@ class TestStarting:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert (done.returncode, "pip install 'q3-onnx[cpu,serve]'" in done.stderr) == (2, True)
+
+
+def test_a_signal_while_a_model_is_loaded_ends_it(mini_folder, tmp_path):
+    also = "import time\nserving._opened = lambda *a: time.sleep(60)"
+    process = launched("--model", f"{mini_folder}:int8", "--port", 0, log=tmp_path / "log", also=also)
+    wait_for(tmp_path / "log", "loading", process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_a_run_that_nobody_waits_for_does_not_hold_up_the_end(mini_folder, tmp_path):
+    also = """
+import time
+from q3_runtime.embedder import Embedder
+right = Embedder.run
+Embedder.run = lambda self, ids, **o: time.sleep(60) if len(ids[0]) > 500 else right(self, ids, **o)
+"""
+    with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log", also=also) as server:
+        body = json.dumps({"inputs": "word " * 600}).encode()
+        head = f"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        with server.connect() as client:
+            client.sendall(head.encode() + body)
+            while not server.figure("q3_waiting_tokens", model="mini"):
+                time.sleep(0.02)
+        assert server.stop() == 0
 
 
 def test_a_second_signal_ends_it_at_once(mini_folder, tmp_path):

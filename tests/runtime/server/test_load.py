@@ -118,7 +118,7 @@ def soak(server: Server, model: Embedder, minutes: float, rate: int) -> None:
 
 
 def test_steady_requests_are_all_answered_and_right(server, model):
-    steady(server, model, rate=30, seconds=5)
+    steady(server, model, rate=30, seconds=10)
 
 
 def test_two_hundred_connections_at_once_are_all_answered(server, model):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.server import Server
+from tests.support.server import Server, serving
 
 from q3_runtime import Embedder, Reranker
 
@@ -175,6 +175,41 @@ def test_models_are_found_by_name_by_folder_and_by_source(served, mini_folder):
         "/rerank": {"query": "a", "texts": ["b"], "model": "mini"},
     }.items():
         assert served.post(path, body).status == 424
+
+
+def test_a_name_of_a_models_own_wins_over_the_folders_and_sources_of_others(mini_folder, tmp_path):
+    with serving("--model", f"fast={mini_folder}:int8", f"{mini_folder}:fp32", log=tmp_path / "log") as server:
+        assert [item["id"] for item in server.get("/v1/models").content["data"]] == ["fast", "mini"]
+        quants = {
+            name: server.post("/embed", {"inputs": "a", "model": name}).headers["x-q3-quant"] for name in ("fast", "mini")
+        }
+    assert quants == {"fast": "int8", "mini": "fp32"}
+
+
+def test_what_is_wrong_is_named_by_its_path_in_the_request(served):
+    long = "word " * 9000
+    cases = [
+        ("/embed", {"inputs": ["a", long], "truncate": False}, "inputs[1]"),
+        ("/rerank", {"query": "a", "texts": ["a", long], "truncate": False}, "texts[1]"),
+        (
+            "/similarity",
+            {"inputs": {"source_sentence": "a", "sentences": ["a", long]}, "truncate": False},
+            "inputs.sentences[1]",
+        ),
+        ("/embed", {"inputs": ["a", [10**8]]}, "inputs[1]"),
+    ]
+    for path, body, place in cases:
+        answer = served.post(path, body)
+        assert (answer.status, answer.content["param"]) == (422, place)
+    wrong = served.post("/v1/embeddings", {"input": ["a", [10**8]]})
+    assert wrong.content["error"]["param"] == "input[1]"
+    assert served.post("/embed", {"inputs": "\ud800"}).content["code"] == "invalid_text"
+    assert (
+        served.post(
+            "/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "parameters": {"model": "x"}}
+        ).headers["x-q3-ignored-fields"]
+        == "parameters.model"
+    )
 
 
 def test_info_names_source_quant_prompts_and_measured_fidelity(served, int8, judge):
