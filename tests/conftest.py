@@ -2,11 +2,13 @@
 
 import os
 import signal
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from q3_runtime import Embedder
@@ -50,6 +52,15 @@ def pytest_report_header() -> str:
     return "versions: " + ", ".join(f"{name} {version(name)}" for name in names)
 
 
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Path]) -> Path:
+    """A folder that takes long to make, for all workers of the run: one makes it, the others wait."""
+    if not WORKER:
+        return make(tmp_path_factory.mktemp("exports") / name)
+    home = tmp_path_factory.getbasetemp().parent
+    with FileLock(home / f"{name}.lock"):
+        return home / name if (home / name).is_dir() else make(home / name)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Hashes are remembered in a folder of the test run, not in the user's cache."""
@@ -86,7 +97,7 @@ def mini_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """models/mini, exported as fp32, int8, q8 and q4: for whatever needs texts to mean something."""
     from q3_export import export_model
 
-    return export_model("mini", quant="fp32,int8,q8,q4", out=tmp_path_factory.mktemp("exports") / "mini-onnx")
+    return made_once(tmp_path_factory, "mini-onnx", lambda out: export_model("mini", quant="fp32,int8,q8,q4", out=out))
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +114,8 @@ def reranker_folder(reranker_checkpoint: Path, tmp_path_factory: pytest.TempPath
     from q3_export import export_model
     from q3_export.recipes import RECIPES
 
-    return export_model(reranker_checkpoint, quant=list(RECIPES), out=tmp_path_factory.mktemp("exports") / "reranker-onnx")
+    quants = list(RECIPES)
+    return made_once(tmp_path_factory, "reranker-onnx", lambda out: export_model(reranker_checkpoint, quant=quants, out=out))
 
 
 @pytest.fixture(scope="session")

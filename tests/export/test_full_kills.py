@@ -18,7 +18,7 @@ from tests.support.few_texts import write_few_texts
 from q3_export import export_model
 from q3_runtime.manifest import Manifest
 
-pytestmark = pytest.mark.full("sizes")
+pytestmark = pytest.mark.full("core")
 MOMENTS = {"mini": 30, "0.6B": 5}
 
 
