@@ -51,6 +51,8 @@ class Server:
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+    patience: float = PATIENCE
+    """Seconds for an answer."""
 
     @property
     def url(self) -> str:
@@ -58,7 +60,7 @@ class Server:
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.patience)
         try:
             connection.request(method, path, body, dict(headers or {}))
             return read(connection.getresponse())
