@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -27,6 +26,7 @@ from q3_runtime.server.endpoints import ENDPOINTS, Endpoint, Reply, for_body
 from q3_runtime.server.metrics import Metrics
 from q3_runtime.server.models import Models
 from q3_runtime.server.refusals import RefusedError, overloaded
+from q3_runtime.server.reply_headers import headers_of, in_ascii
 from q3_runtime.server.schemas import place_of, unknown_fields
 
 LOG = logging.getLogger("q3.serve")
@@ -122,9 +122,9 @@ class Handler:
                 body = _validated(endpoint, content)
             reply = await self._worked(endpoint, body, receive)
             response = _json(reply.content)
-            headers |= _said(reply, started)
+            headers |= headers_of(reply.work, monotonic() - started)
             if body is not None and (unknown := unknown_fields(body)):
-                headers["x-q3-ignored-fields"] = _ascii(", ".join(unknown))
+                headers["x-q3-ignored-fields"] = in_ascii(", ".join(unknown))
         except ClientDisconnect:
             service.metrics.cancelled.labels(self._endpoint.path).inc()
             return
@@ -234,34 +234,6 @@ def _validated(endpoint: Endpoint, content: dict[str, Any]) -> Any:
 async def _departure(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _said(reply: Reply, started: float) -> dict[str, str]:
-    """Headers: text-embeddings-inference's, and what was put in front and cut, which it does not say."""
-    work = reply.work
-    if work is None:
-        return {}
-    milliseconds = {
-        "total": monotonic() - started, "tokenization": work.tokenization, "queue": work.timing.queue,
-        "inference": work.timing.inference,
-    }  # fmt: skip
-    said = {f"x-{name}-time": str(round(1000 * seconds)) for name, seconds in milliseconds.items()} | {
-        "x-compute-type": "cpu" if work.model.model.provider.startswith("CPU") else "gpu",
-        "x-compute-time": str(round(1000 * (work.tokenization + work.timing.inference))),
-        "x-compute-characters": str(work.characters),
-        "x-compute-tokens": str(work.tokens),
-        "x-q3-model": _ascii(work.model.name),
-        "x-q3-quant": work.model.model.quant,
-        "x-q3-prompt": _ascii(work.prompt),
-    }
-    if work.truncated:
-        said["x-q3-truncated"] = _ascii(",".join(map(str, work.truncated)))
-    return said
-
-
-def _ascii(text: str, most: int = 1000) -> str:
-    """What a header can hold: characters beyond ASCII, and ends of lines, escaped as in JSON."""
-    return json.dumps(text)[1:-1][:most].strip()
 
 
 def _json(content: Any, status: int = 200) -> Response:

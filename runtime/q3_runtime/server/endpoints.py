@@ -7,21 +7,20 @@ and Jina as llama-server and vLLM have them.
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel
 
 from q3_runtime.server import schemas
+from q3_runtime.server.description import describe
 from q3_runtime.server.models import Models
 from q3_runtime.server.refusals import RefusedError
 from q3_runtime.server.served_model import Asked, ServedModel, Work
+from q3_runtime.server.token_list import check_characters, tokens_of
 from q3_runtime.vectors import checked_dim, cosines, truncated
 
 Item = TypeVar("Item", bound=Sequence[Any])
-MOST_TOKENS = 100_000
-"""Told of in one answer of ``/tokenize``."""
 
 
 @dataclass
@@ -88,21 +87,10 @@ async def tokenize(models: Models, body: schemas.TokenizeRequest) -> Reply:
     texts, prefix = _checked(models, body.inputs, "inputs"), _prefix(model, body)
 
     characters = sum(map(len, texts)) + len(texts) * len(prefix)
-    too_many = RefusedError("too_many_tokens", f"more than {MOST_TOKENS} tokens to tell of; send the texts in parts")
-    if characters > 10 * MOST_TOKENS:  # before they are made: no text has ten characters a token
-        raise too_many
-
-    def tokens() -> list[list[dict[str, Any]]]:
-        # One text after the other, so that what is too much is not all made first; a batch lets other threads run.
-        found: list[list[dict[str, Any]]] = []
-        for text in texts:
-            (encoding,) = model.tokenizer.raw.encode_batch([prefix + text], add_special_tokens=body.add_special_tokens)
-            if sum(map(len, found)) + len(encoding.ids) > MOST_TOKENS:
-                raise too_many
-            found.append(_tokens(encoding, prefix + text))
-        return found
-
-    return Reply(await model.in_thread(characters, tokens), Work(model, prefix, characters))
+    check_characters(characters)
+    raw, special = model.tokenizer.raw, body.add_special_tokens
+    found = await model.reader.run(characters, lambda: tokens_of(raw, [prefix + text for text in texts], special))
+    return Reply(found, Work(model, prefix, characters))
 
 
 async def decode(models: Models, body: schemas.DecodeRequest) -> Reply:
@@ -207,38 +195,6 @@ def for_body(endpoint: Endpoint, body: dict[str, Any]) -> Endpoint:
     return endpoint
 
 
-def describe(models: Models, model: ServedModel) -> dict[str, Any]:
-    """A model as ``/info`` tells it: text-embeddings-inference's fields, then what our manifest knows."""
-    manifest, labels = model.model.manifest, {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    entry = manifest.quants[model.model.quant]
-    return {
-        "model_id": manifest.source["id"],
-        "model_sha": manifest.source.get("revision"),
-        "model_dtype": model.model.quant,
-        "served_model_name": model.name,
-        "model_type": {"embedding": {"pooling": "last_token"}} if model.kind == "embedding" else {"reranker": labels},
-        "max_concurrent_requests": models.max_concurrent_requests,
-        "max_input_length": manifest.max_tokens,
-        "max_batch_tokens": models.limits.batch_tokens,
-        "max_batch_requests": None,
-        "max_client_batch_size": models.max_client_batch_size,
-        "auto_truncate": model.auto_truncate,
-        "tokenization_workers": 1,
-        "version": version("q3-onnx"),
-        "sha": None,
-        "docker_label": None,
-        "quant": model.model.quant,
-        "provider": model.model.provider,
-        "dims": manifest.dims,
-        "mrl_dims": manifest.mrl_dims,
-        "prompts": manifest.prompts,
-        "default_prompt": None,
-        "fidelity": entry.fidelity,
-        "source_sha256": manifest.source["sha256"],
-        "waiting_tokens": model.waiting_tokens,
-    }
-
-
 def _asked(models: Models, model: ServedModel, body: schemas.PromptFields, inputs: list[Any], field: str) -> Asked:
     """The texts of a request, checked, with what it says of them."""
     asked = Asked(_checked(models, inputs, field), _place_in(field), _prefix(model, body))
@@ -295,15 +251,3 @@ def _best(scores: list[float]) -> list[int]:
 
 def _usage(work: Work) -> dict[str, int]:
     return {"prompt_tokens": work.tokens, "total_tokens": work.tokens}
-
-
-def _tokens(encoding: Any, text: str) -> list[dict[str, Any]]:
-    # Offsets count characters here, and bytes there.
-    ends = np.cumsum([0, *(len(char.encode("utf-8")) for char in text)]).tolist()
-    columns = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
-    return [
-        {"id": token_id, "text": token, "special": True, "start": None, "stop": None}
-        if special
-        else {"id": token_id, "text": text[start:stop], "special": False, "start": ends[start], "stop": ends[stop]}
-        for token_id, token, special, (start, stop) in columns
-    ]

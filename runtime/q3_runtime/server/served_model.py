@@ -1,12 +1,10 @@
 """A folder as it is served: its names, its tokenizer, and the queue in front of it."""
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,23 +14,17 @@ from q3_runtime.prompts import instruct
 from q3_runtime.reranker import Reranker
 from q3_runtime.scores import probabilities
 from q3_runtime.server.metrics import Metrics
+from q3_runtime.server.reading import Reader
 from q3_runtime.server.refusals import RefusedError, overloaded, refusal_of
 from q3_runtime.server.scheduling import Limits, Scheduler, Timing
 from q3_runtime.server.waiting import Ids
 from q3_runtime.tokenization import Encoded, Tokenizer
 from q3_runtime.vectors import Vectors, check_finite
 
-INLINE_CHARACTERS = 4096
-"""Texts of up to so many characters are tokenized at once, in less time than it takes to hand them to a thread."""
-TOKENIZER_THREADS = 2
-MOST_CHARACTERS = 8_000_000
-"""Read for one request; what is put in front of each text counts each time."""
 MOST_VALUES = 4_000_000
 """Numbers in one answer with a vector for every token: some 45 MB of JSON."""
 ANSWERS_AT_ONCE = 4
-"""As large as they may be; what is more gets 429."""
-
-Found = TypeVar("Found")
+"""Of so many; what is more gets 429."""
 
 
 @dataclass
@@ -83,8 +75,8 @@ class ServedModel:
         source = str(model.manifest.source["id"])
         self.aliases = {name, model.folder.name, source, source.rpartition("/")[2]}
         self._metrics = metrics
-        self._characters = self._values = 0
-        self._tokenizing = ThreadPoolExecutor(TOKENIZER_THREADS, "q3-serve-tokenizer")
+        self._values = 0
+        self.reader = Reader()
         self._scheduler = Scheduler(self._run, limits, metrics, name)
 
     def prepare(self) -> None:
@@ -94,7 +86,7 @@ class ServedModel:
     def close(self) -> None:
         """Run nothing more."""
         self._scheduler.close()
-        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+        self.reader.close()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -207,25 +199,6 @@ class ServedModel:
             raise RefusedError("invalid_value", f"no prompt is called {name!r}, this model has {there}", param=named[0])
         return prompts[name]
 
-    async def in_thread(self, characters: int, work: Callable[[], Found]) -> Found:
-        """What ``work`` gives; in a thread where there are many characters to read.
-
-        Raises:
-            RefusedError: too many for one request, or for all that are being read.
-        """
-        if characters <= INLINE_CHARACTERS:
-            return work()
-        if characters > MOST_CHARACTERS:
-            counted = f"{characters} characters, what is put in front of each text counted"
-            raise RefusedError("too_many_tokens", f"{counted}, expected at most {MOST_CHARACTERS}; send them in parts")
-        if self._characters + characters > ANSWERS_AT_ONCE * MOST_CHARACTERS:
-            raise overloaded()
-        self._characters += characters
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._tokenizing, work)
-        finally:
-            self._characters -= characters
-
     def _cuts(self, truncate: bool | None) -> bool:
         return self.auto_truncate if truncate is None else truncate
 
@@ -267,7 +240,7 @@ class ServedModel:
         """``in_front`` are the characters that each text gets."""
         started = monotonic()
         try:
-            encoded = await self.in_thread(work.characters + in_front * len(asked.inputs), encode)
+            encoded = await self.reader.run(work.characters + in_front * len(asked.inputs), encode)
         except Q3Error as error:
             raise refusal_of(error, asked.place) from error
         work.tokenization = monotonic() - started
