@@ -1,12 +1,10 @@
 """How fast a model runs here: seconds of one query, tokens per second of batches and of a mix of texts, memory."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from q3_runtime.embedder import Embedder
 from q3_runtime.golden import Golden
+from q3_runtime.memory import resident
 
 QUERY_TOKENS, QUERIES = 16, 30
 SHAPES = ((1, 128), (8, 128), (4, 512))
@@ -103,7 +102,7 @@ def _peak() -> Iterator[Callable[[], int | None]]:
     def watch() -> None:
         nonlocal most
         while not over.wait(0.01):
-            most = max(most, _resident())
+            most = max(most, resident())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -112,11 +111,3 @@ def _peak() -> Iterator[Callable[[], int | None]]:
     finally:
         over.set()
         watcher.join()
-
-
-def _resident() -> int:
-    try:
-        status = Path("/proc/self/status").read_text("ascii")
-    except OSError:
-        return 0
-    return sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", status, re.MULTILINE))

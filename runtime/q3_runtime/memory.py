@@ -68,6 +68,12 @@ def give_back_freed() -> None:
             trim(0)
 
 
+def resident(process: int | str = "self") -> int:
+    """RssAnon + RssShmem of a process in bytes; 0 where it has ended, or where the system does not say."""
+    status = _text(Path("/proc") / str(process) / "status")
+    return sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", status, re.MULTILINE))
+
+
 def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that this process can still take: what the system has, or what its cgroups allow if that is less.
 

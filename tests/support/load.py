@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tests.support.server import PATIENCE, request
 
 
 @dataclass
@@ -20,25 +21,30 @@ class Outcome:
     problem: str = ""
 
 
-async def ask(port: int, path: str, content: Any, *, due: float | None = None, patience: float = 60) -> Outcome:
+async def ask(port: int, path: str, content: Any, *, due: float | None = None) -> Outcome:
     """One request on a connection of its own. Seconds are counted from when it was due, which is open loop."""
-    body = json.dumps(content).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-    outcome, started = Outcome(), due or time.monotonic()
+    started = due or time.monotonic()
     try:
-        async with asyncio.timeout(patience):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(f"{head}connection: close\r\n\r\n".encode() + body)
-                await writer.drain()
-                raw = await reader.read()
-            finally:
-                writer.close()
-        headers, _, payload = raw.partition(b"\r\n\r\n")
-        outcome.status = int(headers.split()[1])
-        outcome.content = json.loads(payload)
-    except (OSError, ValueError, IndexError, TimeoutError) as error:
-        outcome.status, outcome.problem = 0, f"{type(error).__name__} {error}"
+        async with asyncio.timeout(PATIENCE):
+            return await _exchange(*await asyncio.open_connection("127.0.0.1", port), path, content, started)
+    except (OSError, TimeoutError) as error:
+        return Outcome(0, time.monotonic() - started, problem=f"{type(error).__name__} {error}")
+
+
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, content: Any, started: float
+) -> Outcome:
+    outcome = Outcome()
+    try:
+        writer.write(request(path, content, "connection: close"))
+        await writer.drain()
+        headers, _, payload = (await reader.read()).partition(b"\r\n\r\n")
+        status, outcome.content = int(headers.split()[1]), json.loads(payload)
+        outcome.status = status
+    except (OSError, ValueError, IndexError) as error:
+        outcome.problem = f"{type(error).__name__} {error}"
+    finally:
+        writer.close()
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -62,23 +68,10 @@ def at_once(port: int, path: str, contents: Sequence[Any]) -> list[Outcome]:
     """All connections are opened before anything is sent, then all requests are sent."""
 
     async def main() -> list[Outcome]:
-        bodies = [json.dumps(content).encode() for content in contents]
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in contents]
-
-        async def one(number: int) -> Outcome:
-            (reader, writer), body, started = opened[number], bodies[number], time.monotonic()
-            head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            try:
-                writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-                await writer.drain()
-                raw = await reader.read()
-                writer.close()
-                headers, _, payload = raw.partition(b"\r\n\r\n")
-                return Outcome(int(headers.split()[1]), time.monotonic() - started, json.loads(payload))
-            except (OSError, ValueError, IndexError) as error:
-                return Outcome(problem=f"{type(error).__name__} {error}")
-
-        return list(await asyncio.gather(*map(one, range(len(opened)))))
+        started = time.monotonic()
+        asked = zip(opened, contents, strict=True)
+        return list(await asyncio.gather(*(_exchange(*streams, path, content, started) for streams, content in asked)))
 
     return asyncio.run(main())
 

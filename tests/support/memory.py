@@ -1,10 +1,11 @@
 """Peak memory of a process tree: anonymous and shared-memory pages, which the kernel cannot drop."""
 
-import re
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from q3_runtime.memory import resident
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,6 @@ def run_and_watch(command: list[str], **options: object) -> Peak:
             time.sleep(0.02)
         reader.join()
     return Peak(parent, children, tree, process.returncode, time.monotonic() - started, "".join(output))
-
-
-def resident(pid: int) -> int:
-    """RssAnon + RssShmem of a process in bytes; 0 where it has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", status, re.MULTILINE))
 
 
 def descendants(pid: int) -> list[int]:

@@ -102,6 +102,13 @@ class Server:
         return self.process.wait(PATIENCE)
 
 
+def request(path: str, content: Any, *headers: str) -> bytes:
+    """A POST of JSON as it goes over the wire."""
+    body = json.dumps(content).encode()
+    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json", f"content-length: {len(body)}"]
+    return "".join(f"{line}\r\n" for line in [*lines, *headers, ""]).encode() + body
+
+
 def read(response: http.client.HTTPResponse) -> Answer:
     raw = response.read()
     kind = response.headers.get("content-type", "")

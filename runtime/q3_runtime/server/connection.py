@@ -169,8 +169,11 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is wrong with the request as HTTP, said by status and in JSON; then the connection is closed."""
-        cause = self._problem()
-        self._answer(cause.error_status_hint if cause else 400, str(cause) if cause else msg)
+        cause = sys.exc_info()[1]  # uvicorn calls this where it caught h11's
+        if isinstance(cause, h11.RemoteProtocolError):
+            self._answer(cause.error_status_hint, str(cause))
+        else:
+            self._answer(400, msg)
 
     def shutdown(self) -> None:
         """The server stops: an idle connection is closed, another one after its answer."""
@@ -178,10 +181,6 @@ class Connection(H11Protocol):
             self._lingering.close()
         elif self.cycle is not None:
             self.cycle.keep_alive = False
-
-    def _problem(self) -> h11.RemoteProtocolError | None:
-        error = sys.exc_info()[1]
-        return error if isinstance(error, h11.RemoteProtocolError) else None
 
     def _watch(self) -> None:
         """Which part of a request is awaited now; a deadline runs for each."""

@@ -93,7 +93,7 @@ class RefusedError(Exception):
 
 
 def overloaded(**headers: str) -> RefusedError:
-    """Try again in a second."""
+    """Try again in a second, unless ``retry-after`` says another time."""
     return RefusedError("overloaded", "Model is overloaded", headers={"retry-after": "1"} | headers)
 
 

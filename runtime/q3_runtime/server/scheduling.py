@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from q3_runtime.server.metrics import Metrics
-from q3_runtime.server.refusals import RefusedError
+from q3_runtime.server.refusals import RefusedError, overloaded
 from q3_runtime.server.waiting import Ids, Row, Waiting
 
 LONG = 1024
@@ -128,7 +128,7 @@ class Scheduler:
             )
         if self.tokens + job.tokens > most:
             wait = min(MOST_PATIENCE, math.ceil(self.tokens / self._rate))
-            raise RefusedError("overloaded", "Model is overloaded", headers={"retry-after": str(max(1, wait))})
+            raise overloaded(**{"retry-after": str(max(1, wait))})
         self.tokens += job.tokens
         self._metrics.waiting_tokens.labels(self._name).set(self.tokens)
         for lane in (self._short, self._long):

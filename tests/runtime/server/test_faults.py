@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import ROOT
-from tests.support.server import Server, launched, serving, wait_for
+from tests.support.server import Server, launched, request, serving, wait_for
 
 SECRET = "a text that nobody else may read"
 BROKEN = [
@@ -278,10 +278,8 @@ def test_more_requests_than_are_allowed_at_once_get_429(mini_folder, tmp_path):
 
 def test_a_client_that_leaves_is_not_computed_for(mini_folder, tmp_path):
     with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log") as server:
-        body = json.dumps({"inputs": ["word " * 900] * 300}).encode()
-        head = f"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         client = server.connect()
-        client.sendall(head.encode() + body)
+        client.sendall(request("/embed", {"inputs": ["word " * 900] * 300}))
         time.sleep(0.7)
         client.close()
         assert server.post("/embed", {"inputs": "a"}).status == 200
@@ -461,10 +459,8 @@ right = Embedder.run
 Embedder.run = lambda self, ids, **o: time.sleep(60) if len(ids[0]) > 500 else right(self, ids, **o)
 """
     with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log", also=also) as server:
-        body = json.dumps({"inputs": "word " * 600}).encode()
-        head = f"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         with server.connect() as client:
-            client.sendall(head.encode() + body)
+            client.sendall(request("/embed", {"inputs": "word " * 600}))
             while not server.figure("q3_waiting_tokens", model="mini"):
                 time.sleep(0.02)
         assert server.stop() == 0
