@@ -13,9 +13,10 @@ from q3_export.probes import read_probes, run_reference, write_golden
 from q3_export.recipes import DEFAULT_QUANT, chosen, laid_out
 from q3_export.rounds import Maker, make_quant
 from q3_export.specs import SPECS, mrl_dims
-from q3_export.staging import Staging, write_synced
+from q3_export.staging import Staging
 from q3_export.tracing import trace
 from q3_export.verification import Judge
+from q3_runtime.durable import write_synced
 from q3_runtime.errors import ModelError, UsageError
 from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden
 from q3_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest

@@ -15,8 +15,8 @@ from q3_export.quantize.sensitivity import Plan
 from q3_export.quantize.widening import ROUNDS, reached, widened
 from q3_export.recipes import Recipe
 from q3_export.rescaling import Rescaling
-from q3_export.staging import write_synced
 from q3_export.verification import Judge
+from q3_runtime.durable import write_synced
 from q3_runtime.manifest import HEADLINES, MANIFEST_NAME, Manifest, QuantEntry
 
 

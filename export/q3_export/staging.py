@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from q3_runtime.durable import sync_folder, sync_tree, write_synced
 from q3_runtime.errors import BusyError, ModelError, StorageError
 from q3_runtime.manifest import MANIFEST_NAME, Manifest
 
@@ -162,30 +163,3 @@ class Staging:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self._partial, ignore_errors=True)
         os.close(self._handle)
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file and wait until it is on the disk."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_tree(folder: Path) -> None:
-    """Wait until every file below is on the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from q3_runtime.command_line import run_safely
-from q3_runtime.commands import bench, doctor, embed, info, rerank, search, serve, verify
+from q3_runtime.commands import bench, bulk, doctor, embed, info, rerank, search, serve, verify
 
 VERBS = {
     "embed": embed, "search": search, "rerank": rerank, "verify": verify, "info": info, "bench": bench, "doctor": doctor,
-    "serve": serve,
+    "serve": serve, "bulk": bulk,
 }  # fmt: skip
 
 

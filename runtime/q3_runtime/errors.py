@@ -13,7 +13,8 @@
     ├── IntegrityError                        6   a file is not the one that was exported
     ├── ProviderError       (RuntimeError)    7   onnxruntime or the hardware cannot run it
     ├── TooLargeError       (MemoryError)     7   a text that does not fit in memory
-    └── BusyError                             75  someone else is writing there; try again later
+    ├── BusyError                             75  someone else is writing there; try again later
+    └── StoppedError                          75  stopped before the end; the same command goes on
 
 A message is one line: what was found, what was expected, what to type next.
 """
@@ -135,6 +136,12 @@ class TooLargeError(Q3Error, MemoryError):
 
 class BusyError(Q3Error):
     """Someone else is writing to the same place."""
+
+    exit_code = 75
+
+
+class StoppedError(Q3Error):
+    """Work that was stopped before its end and can be gone on with."""
 
     exit_code = 75
 

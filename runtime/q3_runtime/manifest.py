@@ -3,6 +3,7 @@
 The one class that writes it is the one that reads it: the exporter fills a :class:`Manifest`, the runtime loads it.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -90,6 +91,11 @@ class Manifest:
         """What the quant was judged by, or, where nobody has, what its row of the table says."""
         measured = self.quants[quant].fidelity
         return dict(measured["floor"]) if measured else QUANTS[quant].floor(self.kind)
+
+    def fingerprint(self, quant: str) -> str:
+        """sha256 of the names and hashes of the files that make a quant's vectors: the same for the same vectors."""
+        files = self.quants[quant].files | {"tokenizer.json": self.files["tokenizer.json"]}
+        return hashlib.sha256("".join(f"{name} {files[name].sha256}\n" for name in sorted(files)).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The text of q3.json: the same manifest always gives the same bytes."""

@@ -65,7 +65,7 @@ def test_every_block_of_the_readme_runs_in_order(newcomer: Path, serving_stack: 
             )
             assert result.returncode == 0, f"{step[-1]}\n{result.stderr}"
             ran += 1
-    assert ran == 17
+    assert ran == 19
     assert (newcomer / "vectors.npy").exists()
     assert (newcomer / "qwen3-embedding-0.6b-onnx/q3.json").exists()
 

@@ -1,0 +1,61 @@
+"""Files that are on the disk, whole, or not there at all."""
+
+import errno
+import os
+from pathlib import Path
+
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""What a file system says that has no hard links."""
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file and wait until it is on the disk."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until every file below is on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; Windows has no such thing."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(temporary: Path, target: Path) -> bool:
+    """Give a complete file its name, unless that name is taken: then False, and the file is gone.
+
+    A hard link never replaces anything, not even on NFS. Where there are none, a rename: whoever is late replaces a file
+    that has the same content.
+    """
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        temporary.unlink()
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if target.exists():
+            temporary.unlink()
+            return False
+        os.replace(temporary, target)
+    else:
+        temporary.unlink()
+    sync_folder(target.parent)
+    return True

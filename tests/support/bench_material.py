@@ -1,0 +1,25 @@
+"""What the benchmarks of q3 serve and q3 bulk run on: 0.6B's shape as int8, and lines of news in eight languages."""
+
+import random
+from pathlib import Path
+
+from tests.conftest import SHARED
+from tests.support.checkpoints import write_full_checkpoint
+
+
+def full_shape(home: Path) -> tuple[Path, Path]:
+    """A folder and the checkpoint of random weights that it was exported from."""
+    from q3_export import export_model
+
+    checkpoint = write_full_checkpoint("0.6B", home, SHARED)
+    return export_model(checkpoint, quant="int8", out=home / "out", no_verify=True, progress=True), checkpoint
+
+
+def news() -> list[str]:
+    """All lines, in an order that is always the same."""
+    files = sorted((SHARED / "text/ntrex").glob("newstest2019-*.txt"))
+    lines = [line for file in files for line in file.read_text("utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise SystemExit(f"{SHARED / 'text/ntrex'}: no news there; set Q3_SHARED")
+    random.Random(1).shuffle(lines)
+    return lines
