@@ -74,6 +74,8 @@ def _read_job(folder: OutFolder, say: Callable[[str], None]) -> Job | None:
         return Job.read(folder.job)
     except FileNotFoundError:
         return None
+    except InputError:  # newer than we are, which is a ValueError too
+        raise
     except ValueError as error:
         say(f"{folder.job}: damaged ({error}), set aside as {folder.set_aside(folder.job)}; planned anew")
         return None

@@ -54,9 +54,9 @@ def compact(
             raise IntegrityError(
                 f"{folder.path}: {writer.rows} vectors, expected {counts.embedded}; type: q3 bulk verify {folder.path}"
             )
-        shutil.copyfile(folder.quarantine, partial / "quarantined.jsonl")
+        shutil.copyfile(folder.quarantine, partial / "_quarantined.jsonl")
         content["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in writer.files}
-        write_synced(partial / "manifest.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_synced(partial / "_manifest.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         sync_tree(partial)
         partial.rename(to)
     finally:
@@ -79,7 +79,7 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None and (self._held or not self.files):
             self._flush()
         if self._file is not None:
             self._file.close()

@@ -120,8 +120,8 @@ def run_bulk(
     found = loading.find(model, "embedding", quant=quant, provider=provider)
     wanted = wanted_fields(found, prompt_name, instruction, dim, precision, max_tokens)
     wanted |= {"threads": threads, "text_column": text_column, "id_column": id_column, "chunk_rows": chunk_rows}
-    sources = find_sources([os.fspath(name) for name in inputs])
     folder = OutFolder(Path(out).absolute())
+    sources = find_sources([os.fspath(name) for name in inputs], folder.path)
     _check_place(folder)
     folder.make()
     folder.discard_scratch()
@@ -153,6 +153,7 @@ def run_bulk(
             with _bar("checking", job.rows, "row", progress) as bar:
                 bad = list(finishing.damaged(folder, job, tasks, bar.update))
             if not bad:
+                folder.discard_scratch()
                 return Outcome(finishing.finish(folder, job, tasks), rows, tokens, 0, tasks.skipped)
             for _number, path, why in bad:
                 say(f"{why}: set aside as {folder.set_aside(path)}, to be made again")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from q3_runtime.errors import InputError, StorageError
+from q3_runtime.tokenization import SURROGATE
 
 FORMATS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "text"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -57,17 +58,20 @@ class Source(NamedTuple):
             )
 
 
-def find_sources(names: Sequence[str]) -> list[Source]:
+def find_sources(names: Sequence[str], out: Path) -> list[Source]:
     """Files in the order of ``names``; those of a folder or a glob by name, all folders below included.
 
-    In folders, what begins with a dot or an underline is left out, and so is what has no known ending.
+    In folders, what begins with a dot or an underline is left out, what has no known ending, and what lies in ``out``.
 
     Raises:
-        InputError: nothing there, an unknown format, or a file given twice.
+        InputError: nothing there, an unknown format, a name that is not UTF-8, or a file given twice.
     """
-    paths = [path for name in names for path in _files(name)]
+    own = os.path.join(out, "")  # noqa: PTH118
+    paths = [path for name in names for path in _files(name) if not path.startswith(own)]
     seen: set[str] = set()
     for path in paths:
+        if SURROGATE.search(path):
+            raise InputError(f"{path!a}: a name that is not UTF-8; rename the file")
         if path in seen:
             raise InputError(f"{path}: given twice; leave it out once")
         seen.add(path)

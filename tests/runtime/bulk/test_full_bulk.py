@@ -138,7 +138,13 @@ def test_a_plan_of_a_hundred_thousand_tasks_is_made_listed_and_checked_in_flat_m
     wanted |= {"threads": 1, "text_column": "text", "id_column": None, "chunk_rows": 1}
     before, started = resident(), time.monotonic()
     job, plan = begun(
-        folder, wanted, find_sources([str(source)]), "error", keep_going=False, say=lambda _: None, tick=lambda _: None
+        folder,
+        wanted,
+        find_sources([str(source)], folder.path),
+        "error",
+        keep_going=False,
+        say=lambda _: None,
+        tick=lambda _: None,
     )
     planned, grown = time.monotonic() - started, resident() - before
     assert (len(plan), width >= 32) == (TASKS, True)

@@ -80,6 +80,7 @@ def kill_at_random(command: list[object], out: Path, seconds: float, kills: int,
             done += 1
         if victim == process.pid:
             process.wait()
+            process.stdout.close()
         else:
             said = process.communicate()[0]
             assert process.returncode == 0 or "while it loaded the model" in said, said
@@ -126,7 +127,7 @@ def test_workers_end_soon_after_their_run_was_killed(folder, source, tmp_path):
     wait_for_parts(tmp_path / "out", 2, process)
     workers = descendants(process.pid)
     process.kill()
-    process.wait()
+    process.communicate()
     assert workers
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{worker}/cmdline").exists() and Path(f"/proc/{worker}/cmdline").read_bytes() for worker in workers):

@@ -26,7 +26,7 @@ with Lease(OutFolder(Path(sys.argv[1])), "shard-0-of-1"):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def place(tmp_path):
     made = OutFolder(tmp_path / "out")
     made.make()
     return made
@@ -39,81 +39,81 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def holder(folder):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder.path)], stdout=subprocess.PIPE, text=True)
+def holder(place):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(place.path)], stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
 
 
-def elsewhere(folder: OutFolder, token: int, beat: int, name: str = "shard-0-of-1") -> None:
+def elsewhere(place: OutFolder, token: int, beat: int, name: str = "shard-0-of-1") -> None:
     """A lease of a machine that is not this one."""
     content = {"host": "another", "process": 1, "started": "5", "beat": beat}
-    partial = folder.path / "partial"
+    partial = place.path / "partial"
     partial.write_text(json.dumps(content))
-    partial.replace(folder.leases / f"{name}.{token:09d}")
+    partial.replace(place.leases / f"{name}.{token:09d}")
 
 
-def test_a_second_run_is_told_who_is_at_work(folder, holder):
+def test_a_second_run_is_told_who_is_at_work(place, holder):
     with (
         pytest.raises(BusyError, match=rf"process {holder.pid} on {here()} is at work there \(shard-0-of-1\)") as caught,
-        Lease(folder, "shard-0-of-1"),
+        Lease(place, "shard-0-of-1"),
     ):
         raise AssertionError("two have it")
     assert caught.value.exit_code == 75
 
 
-def test_the_lease_of_a_process_that_was_killed_is_free_at_once(folder, holder):
+def test_the_lease_of_a_process_that_was_killed_is_free_at_once(place, holder):
     holder.kill()
     holder.wait()
     started = time.monotonic()
-    with Lease(folder, "shard-0-of-1") as lease:
+    with Lease(place, "shard-0-of-1") as lease:
         assert lease.is_mine()
     assert time.monotonic() - started < 2
 
 
-def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(folder):
+def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(place):
     content = {"host": here(), "process": os.getpid(), "started": "1", "beat": 3}
-    (folder.leases / "shard-0-of-1.000000004").write_text(json.dumps(content))
-    with Lease(folder, "shard-0-of-1") as lease:
+    (place.leases / "shard-0-of-1.000000004").write_text(json.dumps(content))
+    with Lease(place, "shard-0-of-1") as lease:
         assert lease.successor.name == "shard-0-of-1.000000006"
 
 
-def test_a_lease_that_was_given_back_can_be_had_again_and_leaves_one_file(folder):
+def test_a_lease_that_was_given_back_can_be_had_again_and_leaves_one_file(place):
     for token in range(1, 4):
-        with Lease(folder, "shard-0-of-1") as lease:
+        with Lease(place, "shard-0-of-1") as lease:
             assert lease.successor.name.endswith(f"{token + 1}")
-    assert [path.name for path in folder.leases.iterdir()] == ["shard-0-of-1.000000003"]
-    assert list(folder.scratch.iterdir()) == []
+    assert [path.name for path in place.leases.iterdir()] == ["shard-0-of-1.000000003"]
+    assert list(place.scratch.iterdir()) == []
 
 
-def test_shards_of_one_number_go_side_by_side_and_others_do_not(folder):
+def test_shards_of_one_number_go_side_by_side_and_others_do_not(place):
     def excludes(other: str) -> bool:
         return not other.endswith("-of-2")
 
-    with Lease(folder, "shard-0-of-2", excludes), Lease(folder, "shard-1-of-2", excludes):
-        with pytest.raises(BusyError), Lease(folder, "shard-0-of-1", lambda other: not other.endswith("-of-1")):
+    with Lease(place, "shard-0-of-2", excludes), Lease(place, "shard-1-of-2", excludes):
+        with pytest.raises(BusyError), Lease(place, "shard-0-of-1", lambda other: not other.endswith("-of-1")):
             raise AssertionError
-        with pytest.raises(BusyError), Lease(folder, "shard-1-of-2", excludes):
+        with pytest.raises(BusyError), Lease(place, "shard-1-of-2", excludes):
             raise AssertionError
 
 
-def test_a_holder_on_another_machine_that_counts_is_alive_whatever_its_clock_says(folder, quick):
+def test_a_holder_on_another_machine_that_counts_is_alive_whatever_its_clock_says(place, quick):
     over = threading.Event()
 
     def count() -> None:
         beat = 0
         while not over.wait(0.05):
-            elsewhere(folder, 3, beat := beat + 1)
-            os.utime(folder.leases / "shard-0-of-1.000000003", (0, 0))
+            elsewhere(place, 3, beat := beat + 1)
+            os.utime(place.leases / "shard-0-of-1.000000003", (0, 0))
 
-    elsewhere(folder, 3, 0)
+    elsewhere(place, 3, 0)
     counting = threading.Thread(target=count)
     counting.start()
     try:
         said = []
-        with pytest.raises(BusyError, match="process 1 on another"), Lease(folder, "shard-0-of-1", say=said.append):
+        with pytest.raises(BusyError, match="process 1 on another"), Lease(place, "shard-0-of-1", say=said.append):
             raise AssertionError
         assert said
         assert said[0].startswith("process 1 on another was at work there; waiting")
@@ -122,28 +122,28 @@ def test_a_holder_on_another_machine_that_counts_is_alive_whatever_its_clock_say
         counting.join()
 
 
-def test_a_holder_on_another_machine_that_counts_no_more_is_dead_whatever_its_clock_says(folder, quick):
-    elsewhere(folder, 3, 17)
-    os.utime(folder.leases / "shard-0-of-1.000000003", (4e9, 4e9))
-    with Lease(folder, "shard-0-of-1", say=lambda _: None) as lease:
+def test_a_holder_on_another_machine_that_counts_no_more_is_dead_whatever_its_clock_says(place, quick):
+    elsewhere(place, 3, 17)
+    os.utime(place.leases / "shard-0-of-1.000000003", (4e9, 4e9))
+    with Lease(place, "shard-0-of-1", say=lambda _: None) as lease:
         assert lease.successor.name == "shard-0-of-1.000000005"
 
 
-def test_a_holder_that_was_taken_for_dead_knows_that_it_lost(folder, quick):
-    with Lease(folder, "shard-0-of-1") as slow:
+def test_a_holder_that_was_taken_for_dead_knows_that_it_lost(place, quick):
+    with Lease(place, "shard-0-of-1") as slow:
         assert slow.is_mine()
-        elsewhere(folder, 2, 0)
+        elsewhere(place, 2, 0)
         assert not slow.is_mine()
         assert slow.successor.exists()
-    assert json.loads((folder.leases / "shard-0-of-1.000000002").read_text())["host"] == "another"
+    assert json.loads((place.leases / "shard-0-of-1.000000002").read_text())["host"] == "another"
 
 
-def test_of_many_that_come_at_once_one_gets_it(folder):
+def test_of_many_that_come_at_once_one_gets_it(place):
     got, refused = [], []
 
     def come() -> None:
         try:
-            with Lease(folder, "shard-0-of-1") as lease:
+            with Lease(place, "shard-0-of-1") as lease:
                 got.append(lease)
                 time.sleep(0.5)
         except BusyError:

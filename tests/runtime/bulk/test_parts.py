@@ -131,13 +131,13 @@ class TestCompact:
         found, before = pq.read_table(tmp_path / "big"), vectors(out)
         assert found.equals(before)
         assert sorted(path.name for path in (tmp_path / "big").iterdir()) == [
-            "embeddings-00000.parquet", "manifest.json", "quarantined.jsonl",
+            "_manifest.json", "_quarantined.jsonl", "embeddings-00000.parquet",
         ]  # fmt: skip
-        listed = json.loads((tmp_path / "big/manifest.json").read_text())
+        listed = json.loads((tmp_path / "big/_manifest.json").read_text())
         assert (listed["rows"], list(listed["files"])) == (60, ["embeddings-00000.parquet"])
 
     def test_files_have_about_the_size_that_was_asked_for(self, out, tmp_path):
-        files_made = compacting.compact(OutFolder(out), tmp_path / "big", file_bytes=6000)
+        files_made = compacting.compact(OutFolder(out), tmp_path / "big", file_bytes=4000)
         assert len(files_made) == 3
         assert pq.read_table(tmp_path / "big").equals(vectors(out))
 

@@ -23,15 +23,15 @@ BOTH = Columns("text", "key")
 
 
 @pytest.fixture
-def folder(tmp_path):
+def place(tmp_path):
     made = OutFolder(tmp_path / "out")
     made.make()
     return made
 
 
-def planned(folder: OutFolder, paths: list[Path], columns: Columns = TEXT, chunk_rows: int = 4096, **options):
-    found = plan(folder, find_sources([str(path) for path in paths]), columns, chunk_rows, **options)
-    tasks = Plan(folder)
+def planned(place: OutFolder, paths: list[Path], columns: Columns = TEXT, chunk_rows: int = 4096, **options):
+    found = plan(place, find_sources([str(path) for path in paths], place.path), columns, chunk_rows, **options)
+    tasks = Plan(place)
     return found, [tasks.task(number) for number in range(len(tasks))]
 
 
@@ -45,14 +45,14 @@ def planned(folder: OutFolder, paths: list[Path], columns: Columns = TEXT, chunk
 )
 def test_tasks_hold_every_row_once_and_in_order(tmp_path_factory, shapes, chunk_rows, backwards):
     home = tmp_path_factory.mktemp("plan")
-    folder = OutFolder(home / "out")
-    folder.make()
+    place = OutFolder(home / "out")
+    place.make()
     wanted, paths = [], []
     for number, (ending, count) in enumerate(shapes):
         texts = [f"{number}:{text}" for text in files.texts(count)]
         paths.append(files.write(home / f"{number}.{ending}", texts))
         wanted += texts
-    found, tasks = planned(folder, paths, chunk_rows=chunk_rows)
+    found, tasks = planned(place, paths, chunk_rows=chunk_rows)
     assert found.rows == len(wanted)
     cursor = Cursor(TEXT)
     for task in reversed(tasks) if backwards else tasks:
@@ -63,18 +63,18 @@ def test_tasks_hold_every_row_once_and_in_order(tmp_path_factory, shapes, chunk_
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-def test_long_texts_make_tasks_of_few_rows(ending, tmp_path, folder):
+def test_long_texts_make_tasks_of_few_rows(ending, tmp_path, place):
     path = tmp_path / f"a.{ending}"
     text = [f"{row} {'x' * (CHUNK_BYTES // 4)}" for row in range(32)]
     if ending == "parquet":
         pq.write_table(pa.table({"text": text}), path, use_dictionary=False)
     else:
         files.write(path, text)
-    _, tasks = planned(folder, [path])
+    _, tasks = planned(place, [path])
     assert {task.rows for task in tasks} <= {2, 3, 4}
 
 
-def test_files_that_cannot_be_read_are_refused_or_left_out_and_named(tmp_path, folder):
+def test_files_that_cannot_be_read_are_refused_or_left_out_and_named(tmp_path, place):
     good = files.write(tmp_path / "good.jsonl", ["a", "b"])
     bad = {
         "no rows": tmp_path / "empty.jsonl",
@@ -87,33 +87,31 @@ def test_files_that_cannot_be_read_are_refused_or_left_out_and_named(tmp_path, f
         path.write_bytes(content)
     for said, path in bad.items():
         with pytest.raises(InputError, match=f"{path.name}: .*{said}"):
-            planned(folder, [good, path])
-    found, tasks = planned(folder, [*bad.values(), good], keep_going=True)
+            planned(place, [good, path])
+    found, tasks = planned(place, [*bad.values(), good], keep_going=True)
     assert (found.rows, len(tasks)) == (2, 1)
     assert (
-        [path for path, _ in found.skipped]
-        == [str(path) for path in bad.values()]
-        == [path for path, _ in Plan(folder).skipped]
+        [path for path, _ in found.skipped] == [str(path) for path in bad.values()] == [path for path, _ in Plan(place).skipped]
     )
     with pytest.raises(InputError, match=r"none of 5 files can be read, the first: .*empty.jsonl: no rows"):
-        planned(folder, list(bad.values()), keep_going=True)
+        planned(place, list(bad.values()), keep_going=True)
 
 
 class TestIdsThatStandTwice:
-    def test_the_first_is_named_by_file_and_row(self, tmp_path, folder):
+    def test_the_first_is_named_by_file_and_row(self, tmp_path, place):
         first = files.write(tmp_path / "a.jsonl", ["a", "b", "c"], key=["x", "y", "z"])
         second = files.write(tmp_path / "b.parquet", ["d", "e"], key=["w", "y"])
         with pytest.raises(
             InputError, match=r"1 row\(s\) have .*: row 1 of .*b\.parquet, as row 1 of .*a\.jsonl; .*--on-duplicate keep"
         ) as caught:
-            planned(folder, [first, second], BOTH)
+            planned(place, [first, second], BOTH)
         assert caught.value.fault == "E_DUPLICATE_ID"
-        assert planned(folder, [first, second], BOTH, unique_ids=False)[0].rows == 5
-        assert list(folder.scratch.iterdir()) == []
+        assert planned(place, [first, second], BOTH, unique_ids=False)[0].rows == 5
+        assert list(place.scratch.iterdir()) == []
 
-    def test_rows_without_an_id_are_not_equal(self, tmp_path, folder):
+    def test_rows_without_an_id_are_not_equal(self, tmp_path, place):
         path = files.write(tmp_path / "a.jsonl", ["a", "b", "c"], key=[None, None, "x"])
-        assert planned(folder, [path], BOTH)[0].rows == 3
+        assert planned(place, [path], BOTH)[0].rows == 3
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(st.one_of(st.integers(-5, 40), st.text(max_size=2)), max_size=120))
@@ -132,21 +130,21 @@ class TestIdsThatStandTwice:
             assert list(ids.repeated()) == [(0, 149_999)]
 
 
-def test_ids_are_integers_where_all_of_them_are(tmp_path, folder):
+def test_ids_are_integers_where_all_of_them_are(tmp_path, place):
     whole = files.write(tmp_path / "a.jsonl", ["a", "b"], key=[1, 2])
     words = files.write(tmp_path / "b.jsonl", ["a"], key=["x"])
     table = files.write(tmp_path / "c.csv", ["a"], key=[7])
-    assert planned(folder, [whole], BOTH)[0].id_type == "int64"
-    assert planned(folder, [whole, words], BOTH)[0].id_type == "string"
-    assert planned(folder, [whole, table], BOTH)[0].id_type == "string"
-    assert planned(folder, [words])[0].id_type == "int64"  # no column is asked for: rows are numbered
+    assert planned(place, [whole], BOTH)[0].id_type == "int64"
+    assert planned(place, [whole, words], BOTH)[0].id_type == "string"
+    assert planned(place, [whole, table], BOTH)[0].id_type == "string"
+    assert planned(place, [words])[0].id_type == "int64"  # no column is asked for: rows are numbered
 
 
-def test_the_same_files_give_the_same_plan_wherever_they_lie(tmp_path, folder):
+def test_the_same_files_give_the_same_plan_wherever_they_lie(tmp_path, place):
     path = files.write(tmp_path / "a.jsonl", files.texts(30))
     (tmp_path / "elsewhere").mkdir()
     copy = tmp_path / "elsewhere/b.jsonl"
     copy.write_bytes(path.read_bytes())
-    assert planned(folder, [path])[0] == planned(folder, [copy])[0]
+    assert planned(place, [path])[0] == planned(place, [copy])[0]
     copy.write_bytes(path.read_bytes().replace(b"29: ", b"92: "))
-    assert planned(folder, [path])[0] != planned(folder, [copy])[0]
+    assert planned(place, [path])[0] != planned(place, [copy])[0]

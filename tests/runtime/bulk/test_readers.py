@@ -18,11 +18,12 @@ from q3_runtime.errors import InputError
 
 TEXT = Columns("text", None)
 BOTH = Columns("text", "key")
+NOWHERE = Path("/nowhere")
 ENDINGS = ["parquet", "jsonl", "csv", "txt", "jsonl.gz", "csv.zst", "txt.gz", "jsonl.zst"]
 
 
 def source(path: Path):
-    (found,) = find_sources([str(path)])
+    (found,) = find_sources([str(path)], NOWHERE)
     return found
 
 
@@ -224,11 +225,22 @@ class TestInputs:
         for name in ("b.txt", "a.jsonl", "sub/c.csv", "_tmp/d.txt", ".e.txt", "notes.md", "_f.txt"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text("text\n")
-        assert [Path(each.path).name for each in find_sources([str(tmp_path)])] == ["a.jsonl", "b.txt", "c.csv"]
-        assert [Path(each.path).name for each in find_sources([f"{tmp_path}/**/*.csv", f"{tmp_path}/b.txt"])] == [
+        assert [Path(each.path).name for each in find_sources([str(tmp_path)], NOWHERE)] == ["a.jsonl", "b.txt", "c.csv"]
+        assert [Path(each.path).name for each in find_sources([f"{tmp_path}/**/*.csv", f"{tmp_path}/b.txt"], NOWHERE)] == [
             "c.csv",
             "b.txt",
         ]
+
+    def test_what_a_job_writes_into_its_own_input_is_no_input(self, tmp_path):
+        for name in ("a.txt", "out/parts/b.txt", "out2.txt"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("text\n")
+        assert [Path(each.path).name for each in find_sources([str(tmp_path)], tmp_path / "out")] == ["a.txt", "out2.txt"]
+
+    def test_a_name_that_is_not_utf8_is_refused(self, tmp_path):
+        (tmp_path / "a\udcff.txt").write_text("text\n")
+        with pytest.raises(InputError, match=r"a\\udcff.txt': a name that is not UTF-8"):
+            find_sources([str(tmp_path)], NOWHERE)
 
     @pytest.mark.parametrize(
         ("name", "said"),
@@ -245,9 +257,9 @@ class TestInputs:
         (tmp_path / "a.parquet.gz").write_text("x")
         (tmp_path / "empty").mkdir()
         with pytest.raises(InputError, match=said):
-            find_sources([str(tmp_path / name)])
+            find_sources([str(tmp_path / name)], NOWHERE)
 
     def test_a_file_given_twice_is_refused(self, tmp_path):
         (tmp_path / "a.txt").write_text("x")
         with pytest.raises(InputError, match="given twice"):
-            find_sources([str(tmp_path / "a.txt"), str(tmp_path)])
+            find_sources([str(tmp_path / "a.txt"), str(tmp_path)], NOWHERE)

@@ -45,10 +45,11 @@ def die_of_poison(_tokenizer, texts, **_options):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def half_a_file(table, target):
-    target.write(b"PAR1 and no more")
-    target.flush()
-    die_once()
+def half_a_file(_table, target):
+    if not Path(argument).exists():
+        target.write(b"PAR1 and no more")
+        target.flush()
+        die_once()
 
 
 def stale_twice(*_, **__):
