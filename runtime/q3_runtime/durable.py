@@ -1,11 +1,19 @@
-"""Files that are on the disk, whole, or not there at all."""
+"""Files that are on the disk, whole, or not there at all; disks that are away for a moment."""
 
 import errno
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 """What a file system says that has no hard links."""
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
+"""What a network's file system says when it may be better in a moment."""
+RETRIES, FIRST_PAUSE = 5, 0.5
+"""Of what may pass; the pause, in seconds, doubles."""
+Found = TypeVar("Found")
 
 
 def write_synced(path: Path, text: str) -> None:
@@ -59,3 +67,17 @@ def publish(temporary: Path, target: Path) -> bool:
         temporary.unlink()
     sync_folder(target.parent)
     return True
+
+
+def patiently(work: Callable[[], Found], sleep: Callable[[float], object] = time.sleep) -> Found:
+    """Do it, again a few times where the disk says what may pass."""
+    pause = FIRST_PAUSE
+    for _ in range(RETRIES):
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        sleep(pause)
+        pause *= 2
+    return work()

@@ -8,7 +8,8 @@ goes on, and what comes out has the same bytes. The files in reading order:
     beginning   a job, begun or gone on with
     folder      names of the files in OUT
     sources     paths, folders, globs → files of a known format
-    readers     a file → its rows, from any row on: a generator a format
+    records     a row: its text and id, or what is wrong with it
+    readers, parquet_rows   a file → its rows, from any row on: a generator a format
     planning    files → tasks of some thousand rows
     duplicates  ids that stand twice, found on disk
     tasks       the plan, read back

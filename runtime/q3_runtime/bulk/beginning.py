@@ -11,7 +11,7 @@ from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
 from q3_runtime.bulk.leases import Lease
 from q3_runtime.bulk.planning import plan
-from q3_runtime.bulk.readers import Columns
+from q3_runtime.bulk.records import Columns
 from q3_runtime.bulk.sources import Source
 from q3_runtime.bulk.tasks import Plan
 from q3_runtime.durable import publish, write_synced

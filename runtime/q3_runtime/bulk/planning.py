@@ -8,7 +8,9 @@ from typing import Any
 from q3_runtime.bulk import duplicates
 from q3_runtime.bulk.duplicates import IdFiles
 from q3_runtime.bulk.folder import OutFolder
-from q3_runtime.bulk.readers import Columns, check_columns, open_parquet, rows
+from q3_runtime.bulk.parquet_rows import check_columns, open_parquet
+from q3_runtime.bulk.readers import rows
+from q3_runtime.bulk.records import Columns
 from q3_runtime.bulk.sources import Source
 from q3_runtime.bulk.tasks import Chunk, PlanWriter
 from q3_runtime.errors import InputError

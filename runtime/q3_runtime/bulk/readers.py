@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
-from itertools import chain, islice
-from typing import Any, NamedTuple
+from itertools import islice
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from q3_runtime.bulk.parquet_rows import parquet_rows
+from q3_runtime.bulk.records import Columns, Record, checked, no_column
 from q3_runtime.bulk.sources import Source
 from q3_runtime.errors import InputError
 from q3_runtime.tokenization import SURROGATE
@@ -22,25 +22,6 @@ from q3_runtime.tokenization import SURROGATE
 MAX_LINE = 16 << 20
 """Bytes of a line, its end counted."""
 BUFFER = 1 << 20
-BATCH_ROWS = 1024
-INTEGERS = (1 << 63) - 1
-
-
-class Columns(NamedTuple):
-    """Names of the columns that are read, None for one that is not; text files have neither."""
-
-    text: str | None
-    id: str | None
-
-
-class Record(NamedTuple):
-    """One row. ``offset`` is its first byte, unpacked; of Parquet, its row group."""
-
-    offset: int
-    id: int | str | None
-    text: str | None
-    problem: str | None
-    """Why it cannot be embedded."""
 
 
 def rows(source: Source, columns: Columns, row: int = 0, offset: int = 0) -> Iterator[Record]:
@@ -56,7 +37,7 @@ def rows(source: Source, columns: Columns, row: int = 0, offset: int = 0) -> Ite
         InputError: no such column, or a file that is damaged.
     """
     if source.format == "parquet":
-        return _parquet(source, columns, row)
+        return parquet_rows(source, columns, row)
     found = LINES[source.format](source, columns, offset if source.seekable else 0)
     return found if source.seekable else islice(found, row, None)
 
@@ -139,7 +120,7 @@ def _csv(source: Source, columns: Columns, offset: int) -> Iterator[Record]:
         header = next(csv.reader(_decoded_lines(lines)), [])
         for name in columns:
             if name is not None and name not in header:
-                raise _no_column(source, name, header)
+                raise no_column(source, name, header)
         if offset:
             lines = _Lines(stream, offset)
         text_at, id_at = (None if name is None else header.index(name) for name in columns)
@@ -181,130 +162,3 @@ def _decoded(line: bytes | None) -> tuple[str | None, str | None]:
 
 
 LINES = {"text": _text, "jsonl": _jsonl, "csv": _csv}
-
-
-def open_parquet(source: Source) -> pq.ParquetFile:
-    """The file, its pages to be compared with their checksums.
-
-    Raises:
-        InputError: not a whole Parquet file.
-    """
-    try:
-        return pq.ParquetFile(source.path, page_checksum_verification=True, buffer_size=BUFFER, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        raise InputError(
-            f"{source.path}: not a whole Parquet file ({_one_line(error)}); write it again, or leave it out"
-        ) from error
-
-
-def check_columns(source: Source, schema: pa.Schema, columns: Columns) -> None:
-    """Refuse columns that are not there or hold something else.
-
-    Raises:
-        InputError: with what is there.
-    """
-    for name, is_right, expected in ((columns.text, _is_text, "strings"), (columns.id, _is_id, "strings or integers")):
-        if name is None:
-            continue
-        if name not in schema.names:
-            raise _no_column(source, name, schema.names)
-        found = schema.field(name).type
-        if not is_right(found):
-            raise InputError(f"{source.path}: column {name!r} holds {found}, expected {expected}; convert it, or name another")
-
-
-def _parquet(source: Source, columns: Columns, row: int) -> Iterator[Record]:
-    with open_parquet(source) as file:
-        check_columns(source, file.schema_arrow, columns)
-        wanted = [name for name in columns if name is not None]
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if row < count:
-                yield from islice(_row_group(file, group, count, wanted, columns), row, None)
-            row = max(0, row - count)
-
-
-def _row_group(file: pq.ParquetFile, group: int, count: int, wanted: list[str], columns: Columns) -> Iterator[Record]:
-    given = 0
-    try:
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted, use_threads=False):
-            nothing = [None] * batch.num_rows
-            texts, ids = (nothing if name is None else _values(batch.column(name)) for name in (columns.text, columns.id))
-            for key, text in zip(ids, texts, strict=True):
-                yield checked(group, key, text, columns)
-            given += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise
-        problem = f"{UNREADABLE} row group {group} ({_one_line(error)})"
-        yield from (Record(group, None, None, problem) for _ in range(count - given))
-
-
-UNREADABLE = "unreadable:"
-"""Begins the problem of a row that was lost with others around it; only --keep-going goes on."""
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """Python values; bytes for a string that is not UTF-8."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.string())
-    try:
-        column.validate(full=True)
-        values: list[Any] = column.to_pylist()
-        return values
-    except (pa.ArrowInvalid, UnicodeDecodeError):
-        binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        return [_text_or_bytes(value) for value in column.view(binary).to_pylist()]
-
-
-def _text_or_bytes(value: bytes | None) -> str | bytes | None:
-    try:
-        return None if value is None else value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value
-
-
-def checked(offset: int, key: Any, text: Any, columns: Columns) -> Record:
-    """A row of a table, with what is wrong with it."""
-    problem = None
-    if columns.id is not None:
-        if key is None:
-            problem = f"no {columns.id}"
-        elif not (type(key) is int and abs(key) <= INTEGERS) and not isinstance(key, str):
-            problem = f"{columns.id} is {type(key).__name__}, not a string or a whole number"
-    if isinstance(key, bytes) or (isinstance(key, str) and SURROGATE.search(key)):
-        problem = f"{columns.id} is not UTF-8"
-    if problem:
-        key = None
-    if text is None:
-        problem = problem or f"no {columns.text}"
-    elif isinstance(text, bytes):
-        problem = problem or "not UTF-8"
-    elif not isinstance(text, str):
-        problem = problem or f"{columns.text} is {type(text).__name__}, not a string"
-    elif SURROGATE.search(text):
-        problem = problem or "a lone surrogate"
-    return Record(offset, key, None if problem else text, problem)
-
-
-def _no_column(source: Source, name: str, names: list[str]) -> InputError:
-    there = ", ".join(islice(chain(names), 20)) or "none"
-    return InputError(f"{source.path}: no column {name!r}, it has {there}; pass --text-column or --id-column")
-
-
-def _is_text(found: pa.DataType) -> bool:
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    return bool(pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found))
-
-
-def _is_id(found: pa.DataType) -> bool:
-    return bool(_is_text(found) or pa.types.is_integer(found))
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:200]

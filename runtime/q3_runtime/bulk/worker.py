@@ -3,17 +3,15 @@
 ``python -m q3_runtime.bulk.worker OPTIONS`` takes a task a line on standard input and answers with a line each.
 """
 
-import errno
 import json
 import os
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -23,23 +21,20 @@ from q3_runtime.bulk import parts, readers
 from q3_runtime.bulk.attempts import Attempts
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
+from q3_runtime.bulk.parquet_rows import UNREADABLE
 from q3_runtime.bulk.parts import Part, Quarantined
-from q3_runtime.bulk.readers import Record
+from q3_runtime.bulk.records import Columns, Record
 from q3_runtime.bulk.sources import Source
 from q3_runtime.bulk.tasks import Task
+from q3_runtime.durable import patiently
 from q3_runtime.embedder import Embedder
 from q3_runtime.errors import BusyError, InputError, Q3Error, TooLargeError
 from q3_runtime.precisions import chosen, chosen_ranges
 from q3_runtime.tokenization import Tokenizer
 from q3_runtime.vectors import Vectors
 
-PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
-"""What a network's file system says when it may be better in a moment."""
-RETRIES, FIRST_PAUSE = 5, 0.5
-"""Of what may pass; the pause, in seconds, doubles."""
 KILLS = "kills the process that computes it"
 NON_FINITE = "the vector is not finite"
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class Options:
 class Cursor:
     """Reads tasks; goes on where the last one ended if the next one follows in the same file."""
 
-    def __init__(self, columns: readers.Columns) -> None:
+    def __init__(self, columns: Columns) -> None:
         self._columns = columns
         self._source: Source | None = None
         self._rows: Iterator[Record] = iter(())
@@ -105,7 +100,7 @@ class Worker:
         found = self._model.manifest.fingerprint(self._model.quant)
         self._job.check({"model": self._job.model | {"sha256": found}}, self._folder.path)
         self._tokenizer = Tokenizer(self._model.folder / "tokenizer.json", self._job.max_tokens)
-        self._cursor = Cursor(readers.Columns(self._job.text_column, self._job.id_column))
+        self._cursor = Cursor(Columns(self._job.text_column, self._job.id_column))
         self._precision = chosen(self._job.precision, self._job.dim)
         self._ranges = chosen_ranges(self._job.precision, self._job.dim, None, lambda: self._model.ranges)
 
@@ -138,7 +133,7 @@ class Worker:
 
     def _columns(self, task: Task, records: list[Record], poison: set[int]) -> tuple[parts.Columns, list[Quarantined]]:
         reasons = [record.problem if at not in poison else KILLS for at, record in enumerate(records)]
-        lost_group = next((reason for reason in reasons if reason and reason.startswith(readers.UNREADABLE)), None)
+        lost_group = next((reason for reason in reasons if reason and reason.startswith(UNREADABLE)), None)
         if lost_group and not self._options.keep_going:
             raise InputError(f"{task.source.path}: {lost_group}; write the file again, or pass --keep-going")
         vectors, n_tokens, truncated, more = self._embed(
@@ -185,20 +180,6 @@ class Worker:
                         problems[place] = f"does not fit in memory with {error.tokens} tokens"
         finite = np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
         return vectors, n_tokens, truncated, {at: NON_FINITE for at in with_text if not finite[at]} | problems
-
-
-def patiently(work: Callable[[], Found], sleep: Callable[[float], object] = time.sleep) -> Found:
-    """Do it, again a few times where the disk says what may pass."""
-    pause = FIRST_PAUSE
-    for _ in range(RETRIES):
-        try:
-            return work()
-        except OSError as error:
-            if error.errno not in PASSING:
-                raise
-        sleep(pause)
-        pause *= 2
-    return work()
 
 
 def told(error: Exception, place: object) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ B1–B3, B15–B17, B19, B21, B22, B25.
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tests.support.bulk import bulk, lost, manifest, part_hashes, start
 from tests.support.memory import descendants
 
 from q3_runtime.bulk.run import run_bulk
-from q3_runtime.bulk.worker import RETRIES, patiently
+from q3_runtime.durable import RETRIES, patiently
 
 ROWS, CHUNK = 600, 12
 
@@ -59,33 +60,45 @@ def test_killed_at_random_moments_the_run_or_one_of_its_workers_nothing_is_lost_
     folder, source, undisturbed, tmp_path
 ):
     hashes, seconds = undisturbed
-    killed = kill_at_random(arguments(folder, source, tmp_path / "out"), tmp_path / "out", seconds, 5, random.Random(11))
+    kill_at_random(arguments(folder, source, tmp_path / "out"), tmp_path / "out", hashes, seconds, 5, random.Random(11))
     bulk(*arguments(folder, source, tmp_path / "out"))
-    assert killed == 5
     assert part_hashes(tmp_path / "out") == hashes
     assert complete(tmp_path / "out")
     bulk("verify", tmp_path / "out")
 
 
-def kill_at_random(command: list[object], out: Path, seconds: float, kills: int, moment: random.Random) -> int:
-    """Runs, each killed once, in turns the run itself or one of its workers, until that many were; begun anew when one ends."""
-    done = 0
+def kill_at_random(
+    command: list[object], out: Path, hashes: dict[str, str], seconds: float, kills: int, moment: random.Random
+) -> list[int]:
+    """Runs that are each killed once, in turns the run itself or one of its workers, until that many were.
+
+    A job that comes to its end meanwhile must have the parts of an undisturbed one, and is begun anew.
+
+    Returns:
+        How many parts were there after each kill of a run.
+    """
+    left, done = [], 0
     while done < kills:
         process = start(*command)
-        time.sleep(moment.uniform(0, seconds))
-        workers = descendants(process.pid)
-        victim = process.pid if done % 2 or not workers else moment.choice(workers)
+        deadline = time.monotonic() + moment.uniform(0, seconds)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
         if process.poll() is None:
+            workers = descendants(process.pid)
+            victim = process.pid if done % 2 or not workers else moment.choice(workers)
             os.kill(victim, signal.SIGKILL)
             done += 1
-        if victim == process.pid:
-            process.wait()
-            process.stdout.close()
-        else:
-            said = process.communicate()[0]
-            assert process.returncode == 0 or "while it loaded the model" in said, said
-        (out / "_SUCCESS").unlink(missing_ok=True)
-    return done
+            if victim == process.pid:
+                process.wait()
+                process.stdout.close()
+                left.append(len(part_hashes(out)))
+                continue
+        said = process.communicate()[0]
+        assert process.returncode == 0 or "while it loaded the model" in said, said
+        if process.returncode == 0:
+            assert part_hashes(out) == hashes
+            shutil.rmtree(out)
+    return left
 
 
 @pytest.mark.parametrize("place", ["writing", "before the name", "after the name", "before the end"])

@@ -12,7 +12,7 @@ from tests.support import bulk as files
 from q3_runtime.bulk.duplicates import IdFiles
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.planning import CHUNK_BYTES, plan
-from q3_runtime.bulk.readers import Columns
+from q3_runtime.bulk.records import Columns
 from q3_runtime.bulk.sources import find_sources
 from q3_runtime.bulk.tasks import Plan
 from q3_runtime.bulk.worker import Cursor

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import bulk as files
 
-from q3_runtime.bulk.readers import MAX_LINE, Columns, rows
+from q3_runtime.bulk.readers import MAX_LINE, rows
+from q3_runtime.bulk.records import Columns
 from q3_runtime.bulk.sources import find_sources
 from q3_runtime.errors import InputError
 
