@@ -30,7 +30,7 @@ def sync_tree(folder: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with path.open("rb") as file:
+            with path.open("r+b") as file:  # Windows syncs only what may be written
                 os.fsync(file.fileno())
 
 
@@ -43,6 +43,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace_synced(temporary: Path, target: Path) -> None:
+    """Give a file its name once its content is on the disk; what had that name is gone."""
+    with temporary.open("r+b") as file:
+        os.fsync(file.fileno())
+    temporary.replace(target)
+    sync_folder(target.parent)
 
 
 def publish(temporary: Path, target: Path) -> bool:

@@ -6,6 +6,7 @@ that kill, so that its bytes do not depend on how they were found.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -97,6 +98,6 @@ class Attempts:
 
     def _save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps({key: value for key, value in asdict(self).items() if key != "path"}), "utf-8")
         temporary.replace(self.path)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pyarrow import ArrowException
+
 from q3_runtime import prompts
 from q3_runtime.bulk import parts
 from q3_runtime.bulk.folder import OutFolder
@@ -64,7 +66,13 @@ def begun(
             time.sleep(WAIT)
             job = _read_job(folder, say)
     job.check(wanted, folder.path)
-    tasks = Plan(folder)
+    try:
+        tasks = Plan(folder)
+    except (ArrowException, FileNotFoundError, KeyError, ValueError) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        say(f"{folder.path}: the plan is damaged ({error}), planned anew; the job set aside as {folder.set_aside(folder.job)}")
+        return begun(folder, wanted, sources, on_duplicate, keep_going, say, tick)
     _check_inputs(folder, tasks, sources)
     return job, tasks
 

@@ -96,7 +96,7 @@ class _Writer:
         table = pa.concat_tables(self._held) if self._held else self._schema.empty_table()
         if self._file is None:
             self.files.append(self._folder / f"embeddings-{len(self.files):05d}.parquet")
-            self._file = pq.ParquetWriter(self.files[-1], self._schema, **parts.LAYOUT)
+            self._file = pq.ParquetWriter(self.files[-1], self._schema, **parts.layout(self._schema))
         self._file.write_table(table, row_group_size=max(1, table.num_rows))
         self._written_bytes += self._held_bytes
         self._held, self._held_bytes = [], 0

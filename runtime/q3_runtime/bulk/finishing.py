@@ -15,7 +15,7 @@ from q3_runtime.bulk.job import Job
 from q3_runtime.bulk.parts import Part
 from q3_runtime.bulk.tasks import Plan
 from q3_runtime.bulk.worker import NON_FINITE
-from q3_runtime.durable import sync_folder, write_synced
+from q3_runtime.durable import patiently, replace_synced, write_synced
 from q3_runtime.errors import FidelityError, IntegrityError
 from q3_runtime.integrity import sha256
 
@@ -58,7 +58,7 @@ def damaged(
             yield number, path, "missing"
         else:
             try:
-                parts.check(path, job, expected(plan, job, number))
+                patiently(lambda path=path, number=number: parts.check(path, job, expected(plan, job, number)))  # type: ignore[misc]
             except IntegrityError as error:
                 yield number, path, str(error)
         tick(plan.task(number).rows)
@@ -99,13 +99,11 @@ def finish(folder: OutFolder, job: Job, plan: Plan) -> Counts:
             manifest.write(line)
         manifest.write("\n }\n}\n")
     names["files"].unlink()
-    names["lost"].replace(folder.quarantine)
-    names["manifest"].replace(folder.manifest)
-    sync_folder(folder.path)
+    replace_synced(names["lost"], folder.quarantine)
+    replace_synced(names["manifest"], folder.manifest)
     temporary = folder.temporary()
     write_synced(temporary, job.id + "\n")
-    temporary.replace(folder.success)
-    sync_folder(folder.path)
+    replace_synced(temporary, folder.success)
     shutil.rmtree(folder.attempts, ignore_errors=True)
     return counts
 
@@ -118,6 +116,8 @@ def read_counts(folder: OutFolder) -> tuple[Counts, dict[str, Any]]:
     """
     try:
         content = strict_json.loads(folder.manifest.read_text("utf-8"))
+        if not isinstance(content["files"], dict):
+            raise TypeError("files")
         return Counts(**{name: int(content[name]) for name in asdict(Counts())}), content
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
@@ -147,7 +147,8 @@ def verify(folder: OutFolder, tick: Callable[[int], Any] = lambda _: None) -> Co
         raise IntegrityError(f"{folder.path}: all parts are there but no _SUCCESS; run q3 bulk run again as before")
     counts, content = read_counts(folder)
     files = content["files"]
-    changed = [name for name, entry in files.items() if sha256(folder.path / name) != entry["sha256"]]
+    own = [folder.part(number).relative_to(folder.path).as_posix() for number in range(len(plan))]
+    changed = [name for name in own if files.get(name, {}).get("sha256") != sha256(folder.path / name)]
     if changed or len(files) != len(plan) or content["job_id"] != job.id:
         raise IntegrityError(
             f"{folder.path}: not what manifest.json says, first {(changed or ['the job'])[0]}; delete _SUCCESS and run again"

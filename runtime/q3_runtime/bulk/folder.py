@@ -14,6 +14,7 @@ _SUCCESS                nothing is missing
 """
 
 import os
+import shutil
 import socket
 import sys
 import uuid
@@ -45,7 +46,7 @@ class OutFolder:
 
     def make(self) -> None:
         """Create the folders that work needs."""
-        for folder in (self.path, self.parts, self.scratch, self.attempts, self.leases):
+        for folder in (self.path, self.leases, self.parts, self.scratch, self.attempts):  # by its leases a job is known
             folder.mkdir(parents=True, exist_ok=True)
 
     def part(self, number: int) -> Path:
@@ -73,7 +74,7 @@ class OutFolder:
         for path in self.scratch.iterdir():
             place, _, rest = path.name.rpartition("-")[0].rpartition("-")
             if place == here() and rest.isdecimal() and not is_running(int(rest)):
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def set_aside(self, path: Path) -> Path:
         """Move a file that cannot be used to ``_bad``, under a name that says where it was."""
@@ -86,9 +87,10 @@ class OutFolder:
 
 @cache
 def here() -> str:
-    """The machine, and on Linux the space of process ids, which containers of one name do not share."""
+    """The machine; on Linux its start and its space of process ids too: machines and containers may share a name."""
     try:
-        space = f"-{os.stat('/proc/self/ns/pid').st_ino}" if sys.platform == "linux" else ""  # noqa: PTH116  # no path of ours
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()[:8]
+        space = f"-{boot}-{Path('/proc/self/ns/pid').stat().st_ino}" if sys.platform == "linux" else ""
     except OSError:
         space = ""
     name = "".join(letter if letter.isalnum() else "_" for letter in socket.gethostname())

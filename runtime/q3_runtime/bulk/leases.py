@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -50,14 +50,18 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         while True:
-            for name, token in self._latest().items():
-                if (name == self._name or self._others(name)) and (holder := self._holder(name, token)):
-                    raise BusyError(
-                        f"{self._folder.path}: {holder} is at work there ({name}); wait for it, or take another shard"
-                    )
-            self._token = self._latest().get(self._name, 0) + 1
+            for name, _token, holder in self._holders():
+                raise self._busy(name, holder)
+            self._token = latest(self._folder, self._name) + 1
             if publish(self._written(), self._path(self._name, self._token)):
                 break
+        for name, _token, holder in self._holders():
+            if name != self._name:  # it came at the same moment; of two that both give way, both come again
+                self.__exit__(None, None, None)
+                raise self._busy(name, holder)
+        for name in self._excluded():  # who had these and only stopped for a while must find out
+            token = latest(self._folder, name) + 1
+            self._write(self._path(name, token), beat=-1)
         self._clean()
         threading.Thread(target=self._keep, daemon=True).start()
         return self
@@ -70,31 +74,47 @@ class Lease:
                 self._written().replace(self._path(self._name, self._token))
 
     @property
-    def successor(self) -> Path:
-        """The file that is there once somebody else took over."""
-        return self._path(self._name, self._token + 1)
+    def token(self) -> tuple[str, int]:
+        """Name and number, by which a worker asks :func:`is_current`."""
+        return self._name, self._token
 
     def is_mine(self) -> bool:
         """Still."""
-        return not self.successor.exists()
+        return is_current(self._folder, *self.token)
+
+    def check(self) -> None:
+        """Go no further without it.
+
+        Raises:
+            BusyError: somebody took over.
+        """
+        if not self.is_mine():
+            raise BusyError(f"{self._folder.path}: another run took over; this one stops")
 
     def _path(self, name: str, token: int) -> Path:
         return self._folder.leases / f"{name}.{token:09d}"
 
-    def _latest(self) -> dict[str, int]:
-        """Name → the highest token."""
-        found: dict[str, int] = {}
-        for path in self._folder.leases.iterdir():
-            name, _, token = path.name.rpartition(".")
-            if token.isdecimal():
-                found[name] = max(found.get(name, 0), int(token))
-        return found
+    def _excluded(self) -> list[str]:
+        return [name for name in sorted(_names(self._folder)) if name != self._name and self._others(name)]
 
-    def _written(self) -> Path:
+    def _holders(self) -> Iterator[tuple[str, int, str]]:
+        """Who stands in the way: name, token, and what to call them."""
+        for name in [self._name, *self._excluded()]:
+            token = latest(self._folder, name)
+            if token and (holder := self._holder(name, token)):
+                yield name, token, holder
+
+    def _busy(self, name: str, holder: str) -> BusyError:
+        return BusyError(f"{self._folder.path}: {holder} is at work there ({name}); wait for it, or take another shard")
+
+    def _written(self, beat: int | None = None) -> Path:
         temporary = self._folder.temporary()
-        content = {"host": here(), "process": os.getpid(), "started": _started(os.getpid()), "beat": self._beat}
-        temporary.write_text(json.dumps(content), "utf-8")
+        content = {"host": here(), "process": os.getpid(), "started": _started(os.getpid())}
+        temporary.write_text(json.dumps(content | {"beat": self._beat if beat is None else beat}), "utf-8")
         return temporary
+
+    def _write(self, path: Path, beat: int) -> None:
+        self._written(beat).replace(path)
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT) and self.is_mine():
@@ -109,9 +129,11 @@ class Lease:
         if content is None or content["beat"] < 0:
             return None
         holder = f"process {content['process']} on {content['host']}"
-        if content["host"] == here():
+        if content["host"] == here() and (content["started"] or not is_running(content["process"])):
             alive = is_running(content["process"]) and _started(content["process"]) == content["started"]
             return holder if alive else None
+        if content["process"] == os.getpid() and content["host"] == here():
+            return holder
         self._say(f"{holder} was at work there; waiting {PATIENCE:.0f} s to see whether it still is")
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
@@ -128,6 +150,21 @@ class Lease:
         for path in self._folder.leases.glob(f"{self._name}.*"):
             if path.suffix[1:].isdecimal() and int(path.suffix[1:]) < self._token:
                 path.unlink(missing_ok=True)
+
+
+def latest(folder: OutFolder, name: str) -> int:
+    """The highest token of a name, 0 where there is none."""
+    tokens = [path.suffix[1:] for path in folder.leases.glob(f"{name}.*")]
+    return max((int(token) for token in tokens if token.isdecimal()), default=0)
+
+
+def is_current(folder: OutFolder, name: str, token: int) -> bool:
+    """Whether nobody has taken over since."""
+    return latest(folder, name) == token
+
+
+def _names(folder: OutFolder) -> set[str]:
+    return {path.stem for path in folder.leases.iterdir() if path.suffix[1:].isdecimal()}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

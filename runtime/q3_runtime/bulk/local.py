@@ -60,7 +60,7 @@ class _Process:
         self._log = OutFolder(Path(options.out)).temporary()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "q3_runtime.bulk.worker", options_text(options)],
+                [sys.executable, "-P", "-m", "q3_runtime.bulk.worker", options_text(options)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

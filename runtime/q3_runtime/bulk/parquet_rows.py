@@ -12,7 +12,8 @@ from q3_runtime.bulk.sources import Source
 from q3_runtime.errors import InputError
 
 BUFFER = 1 << 20
-BATCH_ROWS = 1024
+BATCH_ROWS, BATCH_BYTES = 1024, 16 << 20
+"""Decoded at once: as many rows, or fewer of long texts."""
 UNREADABLE = "unreadable:"
 """Begins the problem of a row that was lost with others around it; only --keep-going goes on."""
 
@@ -44,6 +45,8 @@ def check_columns(source: Source, schema: pa.Schema, columns: Columns) -> None:
             continue
         if name not in schema.names:
             raise no_column(source, name, schema.names)
+        if schema.names.count(name) > 1:
+            raise InputError(f"{source.path}: column {name!r} stands twice; rename one of them")
         found = schema.field(name).type
         if not is_right(found):
             raise InputError(f"{source.path}: column {name!r} holds {found}, expected {expected}; convert it, or name another")
@@ -63,8 +66,10 @@ def parquet_rows(source: Source, columns: Columns, row: int) -> Iterator[Record]
 
 def _row_group(file: pq.ParquetFile, group: int, count: int, wanted: list[str], columns: Columns) -> Iterator[Record]:
     given = 0
+    size = file.metadata.row_group(group).total_byte_size / max(1, count)
+    step = max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, size))))
     try:
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted, use_threads=False):
+        for batch in file.iter_batches(step, row_groups=[group], columns=wanted, use_threads=False):
             nothing = [None] * batch.num_rows
             texts, ids = (nothing if name is None else _values(batch.column(name)) for name in (columns.text, columns.id))
             for key, text in zip(ids, texts, strict=True):

@@ -102,19 +102,25 @@ def commit(folder: OutFolder, job: Job, part: Part, columns: Columns) -> None:
         temporary.unlink(missing_ok=True)
 
 
-LAYOUT: dict[str, Any] = {
-    "compression": "zstd",
-    # Vectors do not repeat: a dictionary makes them larger, and their bytes split by place smaller.
-    "use_dictionary": False,
-    "use_byte_stream_split": ["embedding.list.element"],
-    "write_page_checksum": True,
-    "write_statistics": ["id", "row"],
-}
+def layout(form: pa.Schema) -> dict[str, Any]:
+    """Of all files that a job makes.
+
+    Vectors do not repeat: a dictionary makes them larger, and their bytes split by place smaller; DuckDB 2.0 does not read
+    float16 so.
+    """
+    is_split = form.field("embedding").type.value_type != pa.float16()
+    return {
+        "compression": "zstd",
+        "use_dictionary": False,
+        "use_byte_stream_split": ["embedding.list.element"] if is_split else False,
+        "write_page_checksum": True,
+        "write_statistics": ["id", "row"],
+    }
 
 
 def write_table(table: pa.Table, target: Any) -> None:
-    """As one row group, in the layout of all files that a job makes."""
-    pq.write_table(table, target, row_group_size=max(1, table.num_rows), **LAYOUT)
+    """As one row group."""
+    pq.write_table(table, target, row_group_size=max(1, table.num_rows), **layout(table.schema))
 
 
 def _metadata(job: Job, part: Part) -> dict[bytes, bytes]:
@@ -132,6 +138,8 @@ def read_footer(path: Path) -> tuple[Part, Job]:
         with pq.ParquetFile(path) as file:
             return _footer(file, path)
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise  # the disk or the machine, not the part
         raise _damaged(path, error) from error
 
 
@@ -160,6 +168,8 @@ def check(path: Path, job: Job, expected: Part) -> Part:
                 raise _damaged(path, f"task {part.task} of job {part.job}")
             table = file.read()
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise  # the disk or the machine, not the part
         raise _damaged(path, error) from error
     if not table.schema.equals(schema(job)):
         raise _damaged(path, f"columns {', '.join(table.schema.names)}")

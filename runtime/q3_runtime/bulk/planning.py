@@ -56,27 +56,20 @@ def plan(
     writer, skipped, integers, named = PlanWriter(), [], True, []
     with IdFiles(folder.temporary()) as ids:
         for source in sources:
-            first = writer.rows
-            wants_ids = columns.id is not None and source.format != "text"
-
-            def note(row: int, key: Any, first: int = first) -> None:
-                nonlocal integers
-                integers &= type(key) is int
-                if unique_ids:
-                    ids.add(key, first + row)
-
             try:
-                chunks = list(_chunks(source, columns, chunk_rows, note if wants_ids else None))
+                chunks = list(_chunks(source, columns, chunk_rows))
                 if not chunks:
                     raise InputError(f"{source.path}: no rows; leave it out, or pass --keep-going")
-                writer.add(source, source.fingerprint(), chunks)
-            except InputError as error:
+                fingerprint = source.fingerprint()
+            except (InputError, PermissionError) as error:
                 if not keep_going:
                     raise
-                skipped.append((source.path, str(error)))
+                skipped.append((source.path, str(error).encode("utf-8", "backslashreplace").decode()))
                 continue
-            named.append((first, source.path))
-            integers &= columns.id is None or wants_ids
+            named.append((writer.rows, source.path))
+            if columns.id is not None and (unique_ids or integers):
+                integers &= _note_ids(source, columns, ids, writer.rows, unique_ids)
+            writer.add(source, fingerprint, chunks)
             tick(source.bytes)
         if not named:
             raise InputError(f"none of {len(sources)} files can be read, the first: {skipped[0][1]}")
@@ -88,15 +81,12 @@ def plan(
     return Planned(writer.rows, "int64" if integers else "string", digest.hexdigest(), skipped)
 
 
-def _chunks(source: Source, columns: Columns, chunk_rows: int, note: Callable[[int, Any], None] | None) -> Iterator[Chunk]:
+def _chunks(source: Source, columns: Columns, chunk_rows: int) -> Iterator[Chunk]:
     if source.format == "parquet":
         yield from _parquet_chunks(source, columns, chunk_rows)
-        if note:
-            for row, record in enumerate(rows(source, Columns(None, columns.id))):
-                _note(row, record.id, note)
         return
-    start = begin = count = 0
-    has_text, place = False, 0
+    start = begin = count = place = 0
+    has_text = False
     for place, record in enumerate(rows(source, columns)):
         if count and (count >= chunk_rows or record.offset - begin >= CHUNK_BYTES):
             yield Chunk(start, begin, count)
@@ -104,18 +94,26 @@ def _chunks(source: Source, columns: Columns, chunk_rows: int, note: Callable[[i
         if not count:
             start, begin = place, record.offset
         count += 1
-        has_text |= record.problem != f"no {columns.text}"
-        if note:
-            _note(place, record.id, note)
+        has_text |= record.text is not None
     if count:
         if not has_text:
-            raise InputError(f"{source.path}: none of its {place + 1} rows has {columns.text!r}; pass --text-column")
+            raise InputError(f"{source.path}: none of its {place + 1} rows has a text in {columns.text!r}; pass --text-column")
         yield Chunk(start, begin, count)
 
 
-def _note(row: int, key: Any, note: Callable[[int, Any], None]) -> None:
-    if key is not None:
-        note(row, key)
+def _note_ids(source: Source, columns: Columns, ids: IdFiles, first_row: int, unique_ids: bool) -> bool:
+    """Whether all of them are whole numbers; a text file has none, and its rows are called by their numbers."""
+    if source.format == "text":
+        return False
+    integers = True
+    for row, record in enumerate(
+        rows(source, Columns(None if source.format == "parquet" else columns.text, columns.id)), first_row
+    ):
+        if record.id is not None:
+            integers &= type(record.id) is int
+            if unique_ids:
+                ids.add(record.id, row)
+    return integers
 
 
 def _parquet_chunks(source: Source, columns: Columns, chunk_rows: int) -> Iterator[Chunk]:

@@ -1,4 +1,4 @@
-"""Tasks, by a pool of actors of Ray Data, on this machine or on a cluster. Through Ray go descriptions of tasks, never vectors.
+"""Tasks, by a pool of actors of Ray Data, on this machine or on a cluster. Through Ray go the numbers of tasks, never vectors.
 
 Ray starts an actor again that died, and its tasks with it; what was committed is skipped, and attempts.py counts.
 """
@@ -6,14 +6,17 @@ Ray starts an actor again that died, and its tasks with it; what was committed i
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from q3_runtime.bulk.sources import Source
-from q3_runtime.bulk.tasks import Task
-from q3_runtime.bulk.worker import Options, Worker
-from q3_runtime.errors import UsageError
+from q3_runtime.bulk.folder import OutFolder
+from q3_runtime.bulk.tasks import Plan, Task
+from q3_runtime.bulk.worker import Options, Worker, told
+from q3_runtime.errors import Q3Error, StoppedError, UsageError
 
 OBJECT_STORE = 100_000_000
 """Bytes on this machine; it holds descriptions of tasks."""
@@ -24,12 +27,18 @@ class Actor:
     """A worker as Ray Data takes it."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self._worker = Worker(Options(**options))
+        self._plan = Plan(OutFolder(Path(options["out"])))
+        self._worker: Worker | None = None
+        self._problem: dict[str, Any] = {}
+        try:
+            self._worker = Worker(Options(**options))
+        except Q3Error as error:  # Ray would wrap what is raised here
+            self._problem = {"error": told(error, options["out"])}
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One task and its answer, each as JSON."""
-        number, source, *rest = json.loads(row["task"])
-        return {"answer": json.dumps(self._worker.answer(Task(number, Source(*source), *rest)))}
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """The answer to a task, as JSON."""
+        answer = self._problem if self._worker is None else self._worker.answer(self._plan.task(int(row["task"])))
+        return {"answer": json.dumps(answer)}
 
 
 def run_ray(
@@ -45,22 +54,29 @@ def run_ray(
         address: of a cluster; None starts Ray on this machine.
 
     Raises:
-        UsageError: Ray is not installed.
+        UsageError: Ray is not installed, or in use in this process.
+        StoppedError: Ray itself failed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
         import ray.data
+        import ray.exceptions
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed; type: pip install 'q3-onnx[cpu,bulk,ray]'") from error
+    if ray.is_initialized():
+        raise UsageError("Ray is in use in this process already; run q3 bulk in a process of its own")
     own = {"num_cpus": workers * options.threads + 1, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there, which ends with another exit code
         say(f"Ray: {workers} actors of {options.threads} CPUs {'at ' + address if address else 'on this machine'}")
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        items = [{"task": json.dumps(task)} for task in tasks]
+        items = [{"task": task.number} for task in tasks]
         blocks = max(1, min(len(items), workers * BLOCKS_PER_ACTOR))
         answers = ray.data.from_items(items, override_num_blocks=blocks).map(
             Actor,
@@ -70,5 +86,8 @@ def run_ray(
         )
         for row in answers.iter_rows():
             yield json.loads(row["answer"])
+    except ray.exceptions.RayError as error:
+        first = str(error).strip().split("\n")[0][:200]
+        raise StoppedError(f"Ray failed ({first}); what is done is kept, the same command goes on") from error
     finally:
         ray.shutdown()

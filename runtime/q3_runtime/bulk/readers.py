@@ -117,14 +117,17 @@ def _csv(source: Source, columns: Columns, offset: int) -> Iterator[Record]:
     csv.field_size_limit(MAX_LINE)
     with _opened(source) as stream:
         lines = _Lines(stream, 0)
-        header = next(csv.reader(_decoded_lines(lines)), [])
+        try:
+            header = next(csv.reader(_decoded_lines(lines), strict=True), [])
+        except csv.Error as error:
+            raise InputError(f"{source.path}: its first line is not CSV ({error}); convert it first") from error
         for name in columns:
             if name is not None and name not in header:
                 raise no_column(source, name, header)
         if offset:
             lines = _Lines(stream, offset)
         text_at, id_at = (None if name is None else header.index(name) for name in columns)
-        fields = csv.reader(_decoded_lines(lines))
+        fields = csv.reader(_decoded_lines(lines), strict=True)
         while True:
             start = lines.place
             try:
@@ -132,7 +135,9 @@ def _csv(source: Source, columns: Columns, offset: int) -> Iterator[Record]:
             except StopIteration:
                 return
             except csv.Error as error:
-                fields = csv.reader(_decoded_lines(lines))  # a state of its own, as one that begins at the next row has
+                fields = csv.reader(
+                    _decoded_lines(lines), strict=True
+                )  # a state of its own, as one that begins at the next row has
                 yield Record(start, None, None, f"not CSV ({error})")
                 continue
             text, key = (None if at is None or at >= len(row) else row[at] for at in (text_at, id_at))

@@ -34,7 +34,7 @@ def checked(offset: int, key: Any, text: Any, columns: Columns) -> Record:
         if key is None:
             problem = f"no {columns.id}"
         elif not (type(key) is int and abs(key) <= INTEGERS) and not isinstance(key, str):
-            problem = f"{columns.id} is {type(key).__name__}, not a string or a whole number"
+            problem = f"{columns.id} is {type(key).__name__}, not a string or a whole number of 64 bits"
     if isinstance(key, bytes) or (isinstance(key, str) and SURROGATE.search(key)):
         problem = f"{columns.id} is not UTF-8"
     if problem:

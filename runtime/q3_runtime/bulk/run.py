@@ -24,7 +24,8 @@ from q3_runtime.bulk.ray_engine import run_ray
 from q3_runtime.bulk.sources import find_sources
 from q3_runtime.bulk.tasks import Plan, Task
 from q3_runtime.bulk.worker import Options, as_raised
-from q3_runtime.errors import InputError, IntegrityError, StorageError, UsageError
+from q3_runtime.durable import patiently
+from q3_runtime.errors import BusyError, InputError, IntegrityError, StorageError, UsageError
 from q3_runtime.loading import Found
 from q3_runtime.memory import available_memory
 from q3_runtime.session import PROVIDERS, available_threads
@@ -120,7 +121,7 @@ def run_bulk(
     found = loading.find(model, "embedding", quant=quant, provider=provider)
     wanted = wanted_fields(found, prompt_name, instruction, dim, precision, max_tokens)
     wanted |= {"threads": threads, "text_column": text_column, "id_column": id_column, "chunk_rows": chunk_rows}
-    folder = OutFolder(Path(out).absolute())
+    folder = OutFolder(Path(os.path.abspath(out)))  # noqa: PTH100  # without ".."
     sources = find_sources([os.fspath(name) for name in inputs], folder.path)
     _check_place(folder)
     folder.make()
@@ -133,15 +134,15 @@ def run_bulk(
             say(f"{folder.path}: complete already")
             return Outcome(finishing.read_counts(folder)[0], 0, 0, 0, tasks.skipped)
         folder.success.unlink(missing_ok=True)
-        options = Options(str(folder.path), str(found.folder), str(lease.successor), threads, keep_going)
+        options = Options(str(folder.path), str(found.folder), *lease.token, threads, keep_going)
         count = workers or _default_workers(found, threads)
         mine = tasks.rows_of(range(shard_index, len(tasks), num_shards))
         rows = tokens = 0
+        todo = _todo(folder, job, tasks, shard_index, num_shards, say)
         for _ in range(1 + REMAKES):
-            todo = _todo(folder, job, tasks, shard_index, num_shards, say)
             with (
                 _bar("embedding", mine, "row", progress, mine - tasks.rows_of(todo)) as bar,
-                closing(_answers(ENGINES[engine], options, tasks, todo, count, say, address)) as answers,
+                closing(_answers(ENGINES[engine], options, job.rows, tasks, todo, count, say, address)) as answers,
             ):
                 for answer in answers:
                     rows, tokens = rows + answer["rows"], tokens + answer["tokens"]
@@ -150,14 +151,30 @@ def run_bulk(
             left = sum(not folder.part(number).exists() for number in range(len(tasks)))
             if left:
                 return Outcome(None, rows, tokens, left, tasks.skipped)
-            with _bar("checking", job.rows, "row", progress) as bar:
-                bad = list(finishing.damaged(folder, job, tasks, bar.update))
-            if not bad:
-                folder.discard_scratch()
-                return Outcome(finishing.finish(folder, job, tasks), rows, tokens, 0, tasks.skipped)
-            for _number, path, why in bad:
-                say(f"{why}: set aside as {folder.set_aside(path)}, to be made again")
+            lease.check()
+            try:
+                counts, todo = _ended(folder, job, tasks, progress, say)
+            except BusyError as error:
+                say(f"another shard reads all parts now: {error}")
+                return Outcome(None, rows, tokens, 0, tasks.skipped)
+            if counts is not None:
+                return Outcome(counts, rows, tokens, 0, tasks.skipped)
         raise IntegrityError(f"{folder.path}: parts are damaged again as soon as they are made; check the disk")
+
+
+def _ended(
+    folder: OutFolder, job: Job, tasks: Plan, progress: bool, say: Callable[[str], None]
+) -> tuple[Counts | None, list[int]]:
+    """All is there: read it and say so; or the tasks whose parts are damaged, whoever made them, to be done again."""
+    with Lease(folder, "finish", say=say):
+        with _bar("checking", job.rows, "row", progress) as bar:
+            bad = list(finishing.damaged(folder, job, tasks, bar.update))
+        if not bad:
+            folder.discard_scratch()
+            return finishing.finish(folder, job, tasks), []
+        for _, path, why in bad:
+            say(f"{why}: set aside as {folder.set_aside(path)}, to be made again")
+        return None, [number for number, _, _ in bad]
 
 
 def _check_options(
@@ -216,7 +233,7 @@ def _todo(folder: OutFolder, job: Job, tasks: Plan, shard: int, of: int, say: Ca
         path = folder.part(number)
         if path.exists():
             try:
-                part, _ = parts.read_footer(path)
+                part, _ = patiently(lambda path=path: parts.read_footer(path))  # type: ignore[misc]
                 expected = finishing.expected(tasks, job, number)
                 if part._replace(quarantined=[]) == expected:
                     continue
@@ -229,19 +246,18 @@ def _todo(folder: OutFolder, job: Job, tasks: Plan, shard: int, of: int, say: Ca
 
 
 def _answers(
-    engine: Engine, options: Options, tasks: Plan, todo: Sequence[int], workers: int, say: Callable[[str], None],
+    engine: Engine, options: Options, rows: int, tasks: Plan, todo: Sequence[int], workers: int, say: Callable[[str], None],
     address: str | None,
 ) -> Generator[dict[str, Any], None, None]:  # fmt: skip
     """What became of each task; a failure of one ends the run, and what others had begun is not held against them."""
     if not todo:
         return
-    counts, folder, own = Counts(), OutFolder(Path(options.out)), set(todo)
+    counts, folder, own = Counts(rows=rows), OutFolder(Path(options.out)), set(todo)
     try:
         with closing(engine(options, map(tasks.task, todo), min(workers, len(todo)), say, address)) as answers:
             for answer in answers:
                 if "error" in answer:
                     raise as_raised(**answer["error"])
-                counts.rows += answer["rows"]
                 counts.non_finite += answer["non_finite"]
                 counts.check_finite()
                 yield answer

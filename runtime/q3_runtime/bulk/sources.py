@@ -66,8 +66,8 @@ def find_sources(names: Sequence[str], out: Path) -> list[Source]:
     Raises:
         InputError: nothing there, an unknown format, a name that is not UTF-8, or a file given twice.
     """
-    own = os.path.join(out, "")  # noqa: PTH118
-    paths = [path for name in names for path in _files(name) if not path.startswith(own)]
+    own = os.path.join(os.path.realpath(out), "")  # noqa: PTH118
+    paths = [path for name in names for path in _files(name) if not os.path.realpath(path).startswith(own)]
     seen: set[str] = set()
     for path in paths:
         if SURROGATE.search(path):
@@ -86,16 +86,26 @@ def _files(name: str) -> list[str]:
         return found
     if os.path.exists(name):  # noqa: PTH110
         return [os.path.abspath(name)]  # noqa: PTH100  # as it is called: not where a link leads
-    found = sorted(os.path.abspath(path) for path in glob.iglob(name, recursive=True) if os.path.isfile(path))  # noqa: PTH100, PTH113, PTH207
+    matched = [os.path.abspath(path) for path in glob.iglob(name, recursive=True)]  # noqa: PTH100, PTH207
+    found = sorted({path for match in matched for path in (_below(match) if os.path.isdir(match) else [match])})  # noqa: PTH112
     if not found:
         raise InputError(f"{name}: no such file, folder, or glob that matches anything; check the path")
     return found
 
 
 def _below(folder: str) -> list[str]:
-    found = []
-    for root, folders, files in os.walk(os.path.abspath(folder)):  # noqa: PTH100
-        folders[:] = [name for name in folders if name[0] not in "._"]
+    """Links to folders are followed, each folder once; one that cannot be listed is an error."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found, seen = [], set()
+    for root, folders, files in os.walk(os.path.abspath(folder), onerror=refuse, followlinks=True):  # noqa: PTH100
+        place = os.path.realpath(root)
+        folders[:] = [name for name in folders if name[0] not in "._" and place not in seen]
+        if place in seen:
+            continue
+        seen.add(place)
         found += [os.path.join(root, name) for name in files if name[0] not in "._" and _kind(name)]  # noqa: PTH118
     return found
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.sources import Source
+from q3_runtime.durable import replace_synced
 
 ROWS_AT_ONCE = 1 << 16
 
@@ -105,4 +106,4 @@ class Plan:
 def _write(folder: OutFolder, target: Path, table: pa.Table) -> None:
     temporary = folder.temporary()
     pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_AT_ONCE)
-    temporary.replace(target)
+    replace_synced(temporary, target)

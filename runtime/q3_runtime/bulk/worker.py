@@ -21,6 +21,7 @@ from q3_runtime.bulk import parts, readers
 from q3_runtime.bulk.attempts import Attempts
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
+from q3_runtime.bulk.leases import is_current
 from q3_runtime.bulk.parquet_rows import UNREADABLE
 from q3_runtime.bulk.parts import Part, Quarantined
 from q3_runtime.bulk.records import Columns, Record
@@ -43,8 +44,9 @@ class Options:
 
     out: str
     model_folder: str
-    successor: str
-    """The file whose presence says that another run took over."""
+    lease: str
+    """Of the run, and its token: once a higher one is there, another run took over."""
+    token: int
     threads: int
     keep_going: bool
 
@@ -124,7 +126,7 @@ class Worker:
         records = patiently(lambda: self._cursor.read(task))
         columns, quarantined = self._columns(task, records, set(attempts.poison))
         part = Part(self._job.id, task.number, task.first_row, task.rows, quarantined)
-        if Path(self._options.successor).exists():
+        if not is_current(self._folder, self._options.lease, self._options.token):
             raise BusyError(f"{self._folder.path}: another run took over; this one stops")
         patiently(lambda: parts.commit(self._folder, self._job, part, columns))
         attempts.end()
@@ -165,21 +167,17 @@ class Worker:
         encoded = self._tokenizer.encode([records[at].text or "" for at in with_text], prefix=self._job.prompt)
         vectors = np.zeros((len(records), self._model.dims), dtype=np.float32)
         n_tokens, truncated = np.zeros(len(records), dtype=np.int32), np.zeros(len(records), dtype=np.bool_)
-        problems: dict[int, str] = {}
         for rows in batches([len(item.ids) for item in encoded]):
             places = [with_text[row] for row in rows]
             n_tokens[places] = [len(encoded[row].ids) for row in rows]
             truncated[places] = [encoded[row].truncated for row in rows]
             try:
                 vectors[places] = self._model.run([encoded[row].ids for row in rows])
-            except TooLargeError:
-                for row, place in zip(rows, places, strict=True):
-                    try:
-                        vectors[place] = self._model.run([encoded[row].ids])[0]
-                    except TooLargeError as error:
-                        problems[place] = f"does not fit in memory with {error.tokens} tokens"
+            except TooLargeError as error:  # one day there is more memory: the row is not lost, and the task is not done
+                place = places[error.index]
+                raise TooLargeError(place, error.tokens, error.needed, error.available) from error
         finite = np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
-        return vectors, n_tokens, truncated, {at: NON_FINITE for at in with_text if not finite[at]} | problems
+        return vectors, n_tokens, truncated, {at: NON_FINITE for at in with_text if not finite[at]}
 
 
 def told(error: Exception, place: object) -> dict[str, str | None]:

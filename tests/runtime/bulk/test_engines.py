@@ -125,7 +125,7 @@ def test_a_worker_does_not_print_into_its_answers(mini_folder, source, tmp_path)
     listening = threading.Thread(target=lambda: seen.append(os.read(reader, 100)))
     listening.start()
     out = tmp_path / "out"
-    options = options_text(Options(str(out), str(mini_folder), "x", 1, keep_going=False))
+    options = options_text(Options(str(out), str(mini_folder), "x", 1, 1, keep_going=False))
     run_bulk(mini_folder, [source], out, quant="fp32", chunk_rows=16, workers=1)
     code = "import os, runpy, sys; from q3_runtime.embedder import Embedder; real = Embedder.__init__\n"
     code += "def loud(*a, **k): os.write(1, b'loud\\n'); real(*a, **k)\nEmbedder.__init__ = loud\n"

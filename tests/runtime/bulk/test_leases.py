@@ -11,7 +11,7 @@ import pytest
 
 from q3_runtime.bulk import leases
 from q3_runtime.bulk.folder import OutFolder, here
-from q3_runtime.bulk.leases import Lease
+from q3_runtime.bulk.leases import Lease, is_current
 from q3_runtime.errors import BusyError
 
 HOLDER = """
@@ -77,13 +77,13 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(place):
     content = {"host": here(), "process": os.getpid(), "started": "1", "beat": 3}
     (place.leases / "shard-0-of-1.000000004").write_text(json.dumps(content))
     with Lease(place, "shard-0-of-1") as lease:
-        assert lease.successor.name == "shard-0-of-1.000000006"
+        assert lease.token == ("shard-0-of-1", 5)
 
 
 def test_a_lease_that_was_given_back_can_be_had_again_and_leaves_one_file(place):
     for token in range(1, 4):
         with Lease(place, "shard-0-of-1") as lease:
-            assert lease.successor.name.endswith(f"{token + 1}")
+            assert lease.token == ("shard-0-of-1", token)
     assert [path.name for path in place.leases.iterdir()] == ["shard-0-of-1.000000003"]
     assert list(place.scratch.iterdir()) == []
 
@@ -126,7 +126,7 @@ def test_a_holder_on_another_machine_that_counts_no_more_is_dead_whatever_its_cl
     elsewhere(place, 3, 17)
     os.utime(place.leases / "shard-0-of-1.000000003", (4e9, 4e9))
     with Lease(place, "shard-0-of-1", say=lambda _: None) as lease:
-        assert lease.successor.name == "shard-0-of-1.000000005"
+        assert lease.token == ("shard-0-of-1", 4)
 
 
 def test_a_holder_that_was_taken_for_dead_knows_that_it_lost(place, quick):
@@ -134,8 +134,18 @@ def test_a_holder_that_was_taken_for_dead_knows_that_it_lost(place, quick):
         assert slow.is_mine()
         elsewhere(place, 2, 0)
         assert not slow.is_mine()
-        assert slow.successor.exists()
-    assert json.loads((place.leases / "shard-0-of-1.000000002").read_text())["host"] == "another"
+        elsewhere(place, 3, 0)
+        (place.leases / "shard-0-of-1.000000002").unlink()  # as the third one does
+        assert not slow.is_mine()
+        with pytest.raises(BusyError, match="another run took over"):
+            slow.check()
+    assert json.loads((place.leases / "shard-0-of-1.000000003").read_text())["host"] == "another"
+
+
+def test_a_run_of_all_tasks_tells_the_shards_of_a_dead_array_that_they_lost(place, quick):
+    elsewhere(place, 3, 17, name="shard-1-of-2")
+    with Lease(place, "shard-0-of-1", lambda other: other.endswith("-of-2"), say=lambda _: None):
+        assert not is_current(place, "shard-1-of-2", 3)
 
 
 def test_of_many_that_come_at_once_one_gets_it(place):

@@ -56,6 +56,20 @@ def test_pandas_and_polars(vectors, wanted):
     assert list(found["frame"].columns) == rows.columns == ["id", "embedding", "n_tokens", "truncated", "row"]
 
 
+@pytest.mark.parametrize("precision", ["float16", "int8", "ubinary"])
+def test_duckdb_and_polars_read_every_precision(precision, folder, tmp_path):
+    import duckdb
+    import polars as pl
+
+    source = files.write(tmp_path / "a.txt", TEXTS)
+    run_bulk(folder, [source], tmp_path / "vectors", precision=precision, workers=1)
+    exact = files.array(files.vectors(tmp_path / "vectors")).astype(np.float32)
+    (path,) = (tmp_path / "vectors/parts").rglob("*.parquet")
+    rows = duckdb.sql(f"SELECT embedding FROM '{path}' ORDER BY row").fetchall()
+    assert np.array_equal(np.array([row[0] for row in rows], np.float32), exact)
+    assert np.array_equal(np.array(pl.read_parquet(path)["embedding"].to_list(), np.float32), exact)
+
+
 def test_duckdb(vectors, wanted):
     found = {}
     exec(BLOCKS[3], found)

@@ -221,7 +221,40 @@ class TestPackedFiles:
         assert [record.text for record in islice(rows(source(path), TEXT, 50_000), 3)] == ["50000", "50001", "50002"]
 
 
+def test_a_quote_that_is_never_closed_is_one_row_that_is_no_csv(tmp_path):
+    (tmp_path / "a.csv").write_text('text\ngood\n"never closed\nmore\n')
+    assert [(record.text, record.problem) for record in read(tmp_path / "a.csv")] == [
+        ("good", None),
+        (None, "not CSV (unexpected end of data)"),
+    ]
+
+
+@pytest.mark.parametrize("head", [b"text\rmore\r", b'"text\nmore\n', b"x" * (MAX_LINE + 1)])
+def test_a_header_that_is_no_csv_is_named(head, tmp_path):
+    (tmp_path / "a.csv").write_bytes(head)
+    with pytest.raises(InputError, match=r"a\.csv: (its first line is not CSV|no column 'text')"):
+        read(tmp_path / "a.csv")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="column 'text' stands twice"):
+        read(tmp_path / "a.parquet")
+
+
 class TestInputs:
+    def test_links_to_folders_are_followed_once_and_globs_look_into_folders(self, tmp_path):
+        (tmp_path / "in/sub").mkdir(parents=True)
+        (tmp_path / "in/a.txt").write_text("x")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere/b.txt").write_text("x")
+        (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "in/sub/loop").symlink_to(tmp_path / "in")
+        wanted = ["a.txt", "b.txt"]
+        assert [Path(each.path).name for each in find_sources([str(tmp_path / "in")], NOWHERE)] == wanted
+        assert [Path(each.path).name for each in find_sources([f"{tmp_path}/in*"], NOWHERE)] == wanted
+
     def test_folders_and_globs_are_sorted_and_leave_out_what_is_hidden(self, tmp_path):
         for name in ("b.txt", "a.jsonl", "sub/c.csv", "_tmp/d.txt", ".e.txt", "notes.md", "_f.txt"):
             (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -241,6 +241,14 @@ class TestWhichJobItIs:
         run_bulk(folder, [begun / "a.jsonl"], begun / "out", id_column="key")
         (begun / "out/_SUCCESS").unlink()
 
+    @pytest.mark.parametrize("name", ["_q3_tasks.parquet", "_q3_inputs.parquet"])
+    @pytest.mark.parametrize("damage", ["gone", "cut"])
+    def test_a_plan_that_is_gone_or_damaged_is_made_anew_and_the_parts_are_kept(self, begun, folder, name, damage):
+        (begun / "out" / name).unlink() if damage == "gone" else os.truncate(begun / "out" / name, 100)
+        outcome = run_bulk(folder, [begun / "a.jsonl"], begun / "out", id_column="key")
+        assert (outcome.rows, outcome.counts.embedded) == (0, 60)
+        (begun / "out/_SUCCESS").unlink()
+
     def test_a_job_of_a_newer_version_is_refused(self, begun, folder, tmp_path):
         out = Path(shutil.copytree(begun / "out", tmp_path / "out"))
         content = json.loads((out / "_q3_job.json").read_text())

@@ -66,10 +66,11 @@ def no_room(*_, **__):
 
 if name:
     from q3_runtime import tokenization
-    from q3_runtime.bulk import attempts, finishing, parts
+    from q3_runtime.bulk import attempts, duplicates, finishing, parts
 
     {
         "poison": lambda: before(tokenization.Tokenizer, "encode", die_of_poison),
+        "planning": lambda: before(duplicates.IdFiles, "repeated"),
         "writing": lambda: before(parts, "write_table", half_a_file),
         "before the name": lambda: before(parts, "publish"),
         "after the name": lambda: after(parts, "publish"),
