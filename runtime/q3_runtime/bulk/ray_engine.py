@@ -16,7 +16,7 @@ from typing import Any
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.tasks import Plan, Task
 from q3_runtime.bulk.worker import Options, Worker, told
-from q3_runtime.errors import Q3Error, StoppedError, UsageError
+from q3_runtime.errors import ProviderError, Q3Error, StoppedError, UsageError
 
 OBJECT_STORE = 100_000_000
 """Bytes on this machine; it holds descriptions of tasks."""
@@ -41,6 +41,14 @@ class Actor:
         return {"answer": json.dumps(answer)}
 
 
+def _start(ray: Any, address: str | None, own: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # Ray raises what it likes, down to Exception itself
+        what = f"cannot be reached at {address}" if address else "did not start"
+        raise ProviderError(f"Ray {what}: {' '.join(str(error).split())[:200]}; try again, or --engine local") from error
+
+
 def run_ray(
     options: Options, tasks: Iterable[Task], workers: int, say: Callable[[str], None], address: str | None = None
 ) -> Generator[dict[str, Any], None, None]:
@@ -55,6 +63,7 @@ def run_ray(
 
     Raises:
         UsageError: Ray is not installed, or in use in this process.
+        ProviderError: Ray did not start.
         StoppedError: Ray itself failed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -70,7 +79,7 @@ def run_ray(
     own = {"num_cpus": workers * options.threads + 1, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+        _start(ray, address, {} if address else own)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray puts one of its own there, which ends with another exit code
         say(f"Ray: {workers} actors of {options.threads} CPUs {'at ' + address if address else 'on this machine'}")

@@ -83,6 +83,12 @@ def test_an_actor_of_ray_that_is_killed_costs_nothing_but_time(mini_folder, sour
     assert part_hashes(tmp_path / "out") == part_hashes(one_process)
 
 
+def test_a_cluster_that_is_not_there_is_named(mini_folder, source, tmp_path):
+    arguments = command(mini_folder, source, tmp_path / "out", "--engine", "ray", "--workers", 1, "--address", "127.0.0.1:1")
+    said = bulk(*arguments, code=7)
+    assert "Ray cannot be reached at 127.0.0.1:1" in said.splitlines()[-1]
+
+
 def test_without_ray_one_line_says_what_to_type(mini_folder, source, tmp_path):
     arguments = ["bulk", *map(str, command(mini_folder, source, tmp_path / "out", "--engine", "ray"))]
     code = f"import sys; sys.modules['ray'] = None; from q3_runtime.cli import main; sys.exit(main({arguments!r}))"
