@@ -6,7 +6,9 @@ Ray starts an actor again that died, and its tasks with it; what was committed i
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict
@@ -21,6 +23,8 @@ from q3_runtime.errors import ProviderError, Q3Error, StoppedError, UsageError
 OBJECT_STORE = 100_000_000
 """Bytes on this machine; it holds descriptions of tasks."""
 BLOCKS_PER_ACTOR = 16
+PLACE, PATIENCE = re.compile(r"(?:ray://)?\[?([^/]+?)\]?:(\d+)"), 10.0
+"""Host and port of a cluster, and the seconds it may take to answer."""
 
 
 class Actor:
@@ -43,7 +47,9 @@ class Actor:
 
 def _start(ray: Any, address: str | None, own: dict[str, Any]) -> None:
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        if found := PLACE.fullmatch(address or ""):  # Ray itself tries for minutes
+            socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # Ray raises what it likes, down to Exception itself
         what = f"cannot be reached at {address}" if address else "did not start"
         raise ProviderError(f"Ray {what}: {' '.join(str(error).split())[:200]}; try again, or --engine local") from error
