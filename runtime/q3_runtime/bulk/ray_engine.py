@@ -91,6 +91,7 @@ def run_ray(
         say(f"Ray: {workers} actors of {options.threads} CPUs {'at ' + address if address else 'on this machine'}")
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         items = [{"task": task.number} for task in tasks]
         blocks = max(1, min(len(items), workers * BLOCKS_PER_ACTOR))
         answers = ray.data.from_items(items, override_num_blocks=blocks).map(

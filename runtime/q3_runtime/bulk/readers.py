@@ -81,24 +81,19 @@ class _Lines:
         return line.removeprefix(b"\xef\xbb\xbf") if first else line
 
 
-def _text(source: Source, _: Columns, offset: int) -> Iterator[Record]:
+def _by_line(source: Source, columns: Columns, offset: int) -> Iterator[Record]:
+    parse = PARSERS[source.format]
     with _opened(source) as stream:
         lines = _Lines(stream, offset)
         start = lines.place
         for line in lines:
             text, problem = _decoded(line)
-            yield Record(start, None, text, problem)
+            yield Record(start, None, None, problem) if text is None else parse(start, text, columns)
             start = lines.place
 
 
-def _jsonl(source: Source, columns: Columns, offset: int) -> Iterator[Record]:
-    with _opened(source) as stream:
-        lines = _Lines(stream, offset)
-        start = lines.place
-        for line in lines:
-            text, problem = _decoded(line)
-            yield Record(start, None, None, problem) if text is None else _from_json(start, text, columns)
-            start = lines.place
+def _from_text(start: int, line: str, _: Columns) -> Record:
+    return Record(start, None, line, None)
 
 
 def _from_json(start: int, line: str, columns: Columns) -> Record:
@@ -166,4 +161,5 @@ def _decoded(line: bytes | None) -> tuple[str | None, str | None]:
         return None, f"not UTF-8 at byte {error.start} of the line"
 
 
-LINES = {"text": _text, "jsonl": _jsonl, "csv": _csv}
+PARSERS = {"text": _from_text, "jsonl": _from_json}
+LINES = {"text": _by_line, "jsonl": _by_line, "csv": _csv}

@@ -102,12 +102,12 @@ def kill_at_random(
 
 
 def is_worker(pid: int) -> bool:
-    """A process that computes, of either engine; Ray has others besides."""
+    """A process that computes, of either engine; Ray has others besides, with which its node dies."""
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return b"q3_runtime.bulk.worker" in line or line.startswith(b"ray::")
+    return b"q3_runtime.bulk.worker" in line or line.startswith(b"ray::MapWorker")
 
 
 @pytest.mark.parametrize("place", ["writing", "before the name", "after the name", "before the end"])
