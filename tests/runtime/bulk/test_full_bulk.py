@@ -98,6 +98,7 @@ def test_300_000_short_texts_in_one_go_in_flat_memory_at_the_rate_of_q3_bench(mi
         time.sleep(0.5)
     seconds = time.monotonic() - started
     reader.join()
+    process.stdout.close()
     assert process.returncode == 0, said
     found = json.loads(said[0])
     assert found["counts"]["embedded"] == ROWS
