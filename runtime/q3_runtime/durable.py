@@ -77,6 +77,11 @@ def publish(temporary: Path, target: Path) -> bool:
     return True
 
 
+def is_of_disk(error: BaseException) -> bool:
+    """Whether the disk, and not what is on it, is to blame: pyarrow's OSError for damaged content has no number."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
 def patiently(work: Callable[[], Found], sleep: Callable[[float], object] = time.sleep) -> Found:
     """Do it, again a few times where the disk says what may pass."""
     pause = FIRST_PAUSE

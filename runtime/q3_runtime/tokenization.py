@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,8 +46,13 @@ class Tokenizer:
         self.final_ids: list[int] = self._tokenizer.encode("").ids  # what the post-processor appends
         # No token stands for more characters than this, so a longer text can be cut before the slow part without
         # changing its first max_tokens ids.
-        longest_token = max(len(token) for token in self._tokenizer.get_vocab())
-        self._max_characters = longest_token * max_tokens
+        self._longest_token = max(len(token) for token in self._tokenizer.get_vocab())
+
+    def limited(self, max_tokens: int) -> "Tokenizer":
+        """The same one, which cuts there."""
+        other = copy(self)
+        other.max_tokens = max_tokens
+        return other
 
     def encode(
         self,
@@ -69,7 +75,8 @@ class Tokenizer:
         """
         prefix = checked(prefix, None, errors)
         clean = [prefix + checked(text, first_index + i, errors) for i, text in enumerate(texts)]
-        kept = slice(self._max_characters) if truncation_side == "right" else slice(-self._max_characters, None)
+        most = self._longest_token * self.max_tokens
+        kept = slice(most) if truncation_side == "right" else slice(-most, None)
         parts = [text[kept] for text in clean]
         return [
             self.fitted(encoding.ids, truncate, truncation_side, index=first_index + i, cut=len(parts[i]) < len(clean[i]))

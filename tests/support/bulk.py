@@ -56,6 +56,16 @@ def write(path: Path, rows: Sequence[Any], **columns: Sequence[Any]) -> Path:
     return path
 
 
+def write_damaged(path: Path, rows: Sequence[str], group_rows: int, row: int) -> Path:
+    """Parquet with a byte of that row's text turned over, which nothing but the checksum of its page tells."""
+    options = {"write_page_checksum": True, "compression": "none", "use_dictionary": False}
+    pq.write_table(pa.table({"text": list(rows)}), path, row_group_size=group_rows, **options)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(rows[row].encode()) + 10] ^= 1
+    path.write_bytes(raw)
+    return path
+
+
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "q3_runtime.cli", "bulk", *map(str, arguments)]
 

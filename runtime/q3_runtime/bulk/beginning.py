@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pyarrow import ArrowException
-
 from q3_runtime import prompts
 from q3_runtime.bulk import parts
 from q3_runtime.bulk.folder import OutFolder
@@ -68,10 +66,8 @@ def begun(
     job.check(wanted, folder.path)
     try:
         tasks = Plan(folder)
-    except (ArrowException, FileNotFoundError, KeyError, ValueError) as error:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise
-        say(f"{folder.path}: the plan is damaged ({error}), planned anew; the job set aside as {folder.set_aside(folder.job)}")
+    except (FileNotFoundError, ValueError) as error:
+        say(f"{folder.path}: {error}; planned anew, the job set aside as {folder.set_aside(folder.job)}")
         return begun(folder, wanted, sources, on_duplicate, keep_going, say, tick)
     _check_inputs(folder, tasks, sources)
     return job, tasks

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from q3_runtime.bulk import finishing, parts
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
-from q3_runtime.bulk.tasks import Plan
 from q3_runtime.durable import sync_tree, write_synced
 from q3_runtime.errors import IntegrityError, StorageError
 from q3_runtime.integrity import sha256
@@ -38,18 +37,17 @@ def compact(
         found = "exists already" if to.exists() else f"has no parent folder {to.parent}"
         raise StorageError(f"{to}: {found}, expected a new folder in one that is there; give another --to")
     counts, content = finishing.read_counts(folder)
-    job, plan = Job.read(folder.job), Plan(folder)
+    job, plan = finishing.opened(folder)
     partial = to.with_name(f".{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         with _Writer(partial, job, file_bytes) as writer:
             for number in range(len(plan)):
-                path = folder.part(number)
-                parts.check(path, job, finishing.expected(plan, job, number))
-                table = pq.read_table(path, page_checksum_verification=True)
+                task = plan.task(number)
+                table = parts.check(folder.part(number), job, finishing.expected(job, task))
                 writer.add(table.replace_schema_metadata(None))
-                tick(plan.task(number).rows)
+                tick(task.rows)
         if writer.rows != counts.embedded:
             raise IntegrityError(
                 f"{folder.path}: {writer.rows} vectors, expected {counts.embedded}; type: q3 bulk verify {folder.path}"

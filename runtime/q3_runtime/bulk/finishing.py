@@ -13,7 +13,7 @@ from q3_runtime.bulk import parts
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
 from q3_runtime.bulk.parts import Part
-from q3_runtime.bulk.tasks import Plan
+from q3_runtime.bulk.tasks import Plan, Task
 from q3_runtime.bulk.worker import NON_FINITE
 from q3_runtime.durable import patiently, replace_synced, write_synced
 from q3_runtime.errors import FidelityError, IntegrityError
@@ -23,6 +23,8 @@ MOST_NON_FINITE = 0.001
 """Share of the rows whose vector may be NaN or infinite; above, it is the model."""
 FEW_ROWS = 1000
 """One such row among fewer than these is no share to judge by."""
+SHOWN = 5
+"""Numbers of damaged parts in an error."""
 LIBRARIES = ("q3-onnx", "numpy", "onnxruntime", "pyarrow", "tokenizers")
 
 
@@ -53,21 +55,34 @@ def damaged(
 ) -> Iterator[tuple[int, Path, str]]:
     """Parts that are missing or are not what they should be: task, file, reason. Every byte is read; ``tick`` gets rows."""
     for number in range(len(plan)):
-        path = folder.part(number)
+        path, task = folder.part(number), plan.task(number)
         if not path.exists():
             yield number, path, "missing"
         else:
             try:
-                patiently(lambda path=path, number=number: parts.check(path, job, expected(plan, job, number)))  # type: ignore[misc]
+                patiently(lambda path=path, task=task: parts.check(path, job, expected(job, task)))  # type: ignore[misc]
             except IntegrityError as error:
                 yield number, path, str(error)
-        tick(plan.task(number).rows)
+        tick(task.rows)
 
 
-def expected(plan: Plan, job: Job, number: int) -> Part:
+def expected(job: Job, task: Task) -> Part:
     """What the footer of a task's part must say."""
-    task = plan.task(number)
-    return Part(job.id, number, task.first_row, task.rows, [])
+    return Part(job.id, task.number, task.first_row, task.rows, [])
+
+
+def opened(folder: OutFolder) -> tuple[Job, Plan]:
+    """A job that was begun, to be read.
+
+    Raises:
+        IntegrityError: there is no whole one.
+    """
+    try:
+        return Job.read(folder.job), Plan(folder)
+    except (OSError, ValueError) as error:
+        raise IntegrityError(
+            f"{folder.path}: no whole job in it ({error}); q3 bulk run … --out {folder.path} makes one"
+        ) from error
 
 
 def finish(folder: OutFolder, job: Job, plan: Plan) -> Counts:
@@ -91,8 +106,8 @@ def finish(folder: OutFolder, job: Job, plan: Plan) -> Counts:
             files.write(f'{"," if number else ""}\n  "{path.relative_to(folder.path).as_posix()}": {json.dumps(entry)}')
     counts.embedded = counts.rows - counts.quarantined
     counts.check_finite()
-    head = {"schema_version": 1, "job_id": job.id, **asdict(counts), "skipped": plan.skipped, "made_with": _made_with()}
-    head["job"] = asdict(job)
+    head = {"schema_version": 1, "job_id": job.id, **asdict(counts), "skipped": plan.skipped}
+    head |= {"made_with": _made_with(), "job": asdict(job)}
     with names["manifest"].open("w", encoding="utf-8") as manifest, names["files"].open(encoding="utf-8") as files:
         manifest.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2] + ',\n "files": {')
         for line in files:  # a million of them are not held in memory
@@ -131,14 +146,9 @@ def verify(folder: OutFolder, tick: Callable[[int], Any] = lambda _: None) -> Co
     Raises:
         IntegrityError: what is missing, damaged or changed, and that a job is not complete.
     """
-    try:
-        job, plan = Job.read(folder.job), Plan(folder)
-    except (OSError, ValueError) as error:
-        raise IntegrityError(
-            f"{folder.path}: no whole job in it ({error}); q3 bulk run … --out {folder.path} makes one"
-        ) from error
+    job, plan = opened(folder)
     if wrong := list(damaged(folder, job, plan, tick)):
-        numbers = parts.missing([number for number, _, _ in wrong])
+        numbers = ", ".join(str(number) for number, _, _ in wrong[:SHOWN]) + (", …" if len(wrong) > SHOWN else "")
         raise IntegrityError(
             f"{folder.path}: {len(wrong)} of {len(plan)} parts are missing or damaged ({numbers}), the first: {wrong[0][2]}; "
             f"{'delete _SUCCESS and ' if folder.success.exists() else ''}run q3 bulk run again as before"

@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from q3_runtime.durable import sync_folder
+from q3_runtime.errors import InputError, StorageError
 
 PER_FOLDER = 1000
 
@@ -45,7 +46,18 @@ class OutFolder:
         self.success = path / "_SUCCESS"
 
     def make(self) -> None:
-        """Create the folders that work needs."""
+        """Create the folders that work needs.
+
+        Raises:
+            StorageError: no place for them; InputError: E_EXISTS, where something else is.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise StorageError(f"{self.path}: a file, expected a folder or nothing; give another --out")
+        if not self.path.parent.is_dir():
+            raise StorageError(f"{self.path}: its parent folder does not exist; type: mkdir -p {self.path.parent}")
+        if self.path.is_dir() and any(self.path.iterdir()) and not self.leases.is_dir():
+            found = "a folder with other content, expected nothing or a job"
+            raise InputError(f"{self.path}: {found}; give another --out", fault="E_EXISTS")
         for folder in (self.path, self.leases, self.parts, self.scratch, self.attempts):  # by its leases a job is known
             folder.mkdir(parents=True, exist_ok=True)
 

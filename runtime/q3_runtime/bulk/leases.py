@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,15 @@ BEAT = 3.0
 """Seconds between two counts."""
 PATIENCE = 15.0
 """Seconds without a count after which the holder on another machine is taken for dead."""
+
+
+def shard_lease(folder: OutFolder, index: int, of: int, say: Callable[[str], None]) -> "Lease":
+    """Of a run; the shards of one number share no task, those of another number do."""
+
+    def excludes(other: str) -> bool:
+        return other.startswith("shard-") and not other.endswith(f"-of-{of}")
+
+    return Lease(folder, f"shard-{index}-of-{of}", excludes, say)
 
 
 class Lease:
@@ -50,18 +59,19 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         while True:
-            for name, _token, holder in self._holders():
-                raise self._busy(name, holder)
+            for name in [self._name, *self._excluded()]:
+                self._give_way(name)
             self._token = latest(self._folder, self._name) + 1
             if publish(self._written(), self._path(self._name, self._token)):
                 break
-        for name, _token, holder in self._holders():
-            if name != self._name:  # it came at the same moment; of two that both give way, both come again
-                self.__exit__(None, None, None)
-                raise self._busy(name, holder)
+        try:
+            for name in self._excluded():  # who came at the same moment; of two that both give way, both come again
+                self._give_way(name)
+        except BusyError:
+            self.__exit__(None, None, None)
+            raise
         for name in self._excluded():  # who had these and only stopped for a while must find out
-            token = latest(self._folder, name) + 1
-            self._write(self._path(name, token), beat=-1)
+            self._written(beat=-1).replace(self._path(name, latest(self._folder, name) + 1))
         self._clean()
         threading.Thread(target=self._keep, daemon=True).start()
         return self
@@ -83,13 +93,8 @@ class Lease:
         return is_current(self._folder, *self.token)
 
     def check(self) -> None:
-        """Go no further without it.
-
-        Raises:
-            BusyError: somebody took over.
-        """
-        if not self.is_mine():
-            raise BusyError(f"{self._folder.path}: another run took over; this one stops")
+        """See :func:`check_current`."""
+        check_current(self._folder, *self.token)
 
     def _path(self, name: str, token: int) -> Path:
         return self._folder.leases / f"{name}.{token:09d}"
@@ -97,24 +102,16 @@ class Lease:
     def _excluded(self) -> list[str]:
         return [name for name in sorted(_names(self._folder)) if name != self._name and self._others(name)]
 
-    def _holders(self) -> Iterator[tuple[str, int, str]]:
-        """Who stands in the way: name, token, and what to call them."""
-        for name in [self._name, *self._excluded()]:
-            token = latest(self._folder, name)
-            if token and (holder := self._holder(name, token)):
-                yield name, token, holder
-
-    def _busy(self, name: str, holder: str) -> BusyError:
-        return BusyError(f"{self._folder.path}: {holder} is at work there ({name}); wait for it, or take another shard")
+    def _give_way(self, name: str) -> None:
+        token = latest(self._folder, name)
+        if token and (holder := self._holder(name, token)):
+            raise BusyError(f"{self._folder.path}: {holder} is at work there ({name}); wait for it, or take another shard")
 
     def _written(self, beat: int | None = None) -> Path:
         temporary = self._folder.temporary()
         content = {"host": here(), "process": os.getpid(), "started": _started(os.getpid())}
         temporary.write_text(json.dumps(content | {"beat": self._beat if beat is None else beat}), "utf-8")
         return temporary
-
-    def _write(self, path: Path, beat: int) -> None:
-        self._written(beat).replace(path)
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT) and self.is_mine():
@@ -147,20 +144,33 @@ class Lease:
 
     def _clean(self) -> None:
         """Earlier tokens of this name."""
-        for path in self._folder.leases.glob(f"{self._name}.*"):
-            if path.suffix[1:].isdecimal() and int(path.suffix[1:]) < self._token:
+        for token, path in _tokens(self._folder, self._name).items():
+            if token < self._token:
                 path.unlink(missing_ok=True)
 
 
 def latest(folder: OutFolder, name: str) -> int:
     """The highest token of a name, 0 where there is none."""
-    tokens = [path.suffix[1:] for path in folder.leases.glob(f"{name}.*")]
-    return max((int(token) for token in tokens if token.isdecimal()), default=0)
+    return max(_tokens(folder, name), default=0)
 
 
 def is_current(folder: OutFolder, name: str, token: int) -> bool:
     """Whether nobody has taken over since."""
     return latest(folder, name) == token
+
+
+def check_current(folder: OutFolder, name: str, token: int) -> None:
+    """Go no further without it.
+
+    Raises:
+        BusyError: somebody took over.
+    """
+    if not is_current(folder, name, token):
+        raise BusyError(f"{folder.path}: another run took over; this one stops")
+
+
+def _tokens(folder: OutFolder, name: str) -> dict[int, Path]:
+    return {int(path.suffix[1:]): path for path in folder.leases.glob(f"{name}.*") if path.suffix[1:].isdecimal()}
 
 
 def _names(folder: OutFolder) -> set[str]:

@@ -1,9 +1,10 @@
 """Tasks, by processes of this machine. One that dies is replaced, and its task begun again: attempts.py counts."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -11,13 +12,30 @@ from threading import Thread
 from typing import Any
 
 from q3_runtime.bulk.folder import OutFolder
-from q3_runtime.bulk.tasks import Task
+from q3_runtime.bulk.tasks import Plan, Task
 from q3_runtime.bulk.worker import Options, options_text
 from q3_runtime.errors import ProviderError
+from q3_runtime.loading import Found
+from q3_runtime.memory import available_memory
+from q3_runtime.session import PROVIDERS, available_threads
+
+MODEL_SHARE, WORKER_BYTES, MEMORY_SHARE = 1.1, 300_000_000, 0.8
+"""A worker takes its model and something more, and all of them a part of the memory."""
+
+
+def default_workers(found: Found, threads: int) -> int:
+    """As many processes as there are cores for, and memory: each holds the model."""
+    if found.provider != PROVIDERS["cpu"]:
+        return 1
+    cores = available_threads() or os.cpu_count() or 1
+    memory = available_memory()
+    each = found.manifest.quants[found.quant].total_bytes * MODEL_SHARE + WORKER_BYTES
+    fitting = cores if memory is None else int(memory * MEMORY_SHARE / each)
+    return max(1, min(cores // threads, fitting))
 
 
 def run_local(
-    options: Options, tasks: Iterable[Task], workers: int, say: Callable[[str], None], _address: str | None = None
+    options: Options, plan: Plan, numbers: Sequence[int], workers: int, say: Callable[[str], None], _address: str | None = None
 ) -> Generator[dict[str, Any], None, None]:
     """The answer to each task, in the order in which they end; workers end with this iterator, however it ends.
 
@@ -25,7 +43,7 @@ def run_local(
         ProviderError: a process ended before it was ready.
     """
     answers: Answers = SimpleQueue()
-    todo, again = iter(tasks), list[Task]()
+    todo, again = map(plan.task, numbers), list[Task]()
     running = {_Process(options, answers) for _ in range(workers)}
     try:
         while running:

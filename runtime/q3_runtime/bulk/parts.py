@@ -13,7 +13,8 @@ it was made: the same task gives the same bytes.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
-from q3_runtime.durable import publish, sync_folder
+from q3_runtime.durable import is_of_disk, publish, sync_folder
 from q3_runtime.errors import IntegrityError
 from q3_runtime.precisions import PRECISIONS
 from q3_runtime.vectors import Vectors
@@ -62,6 +63,10 @@ class Part(NamedTuple):
     first_row: int
     rows: int
     quarantined: list[Quarantined]
+
+    def is_of(self, expected: "Part") -> bool:
+        """The same task of the same job; what was quarantined is not looked at."""
+        return self[:-1] == expected[:-1]
 
 
 def schema(job: Job) -> pa.Schema:
@@ -128,19 +133,25 @@ def _metadata(job: Job, part: Part) -> dict[bytes, bytes]:
     return {TASK_KEY: said.encode("utf-8", "replace"), JOB_KEY: job.to_json().encode()}
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, MemoryError) or is_of_disk(error):
+            raise  # the disk or the machine, not the part
+        raise _damaged(path, error) from error
+
+
 def read_footer(path: Path) -> tuple[Part, Job]:
     """What a part says of itself.
 
     Raises:
         IntegrityError: not a part, or not a whole one.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            return _footer(file, path)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-            raise  # the disk or the machine, not the part
-        raise _damaged(path, error) from error
+    with _opened(path) as file:
+        return _footer(file, path)
 
 
 def _footer(file: pq.ParquetFile, path: Path) -> tuple[Part, Job]:
@@ -153,24 +164,17 @@ def _footer(file: pq.ParquetFile, path: Path) -> tuple[Part, Job]:
         raise _damaged(path, error) from error
 
 
-def check(path: Path, job: Job, expected: Part) -> Part:
+def check(path: Path, job: Job, expected: Part) -> pa.Table:
     """Read all of a part: every page with its checksum, every row in its place, every vector of length 1.
 
-    ``expected`` says which task it should be; its ``quarantined`` is not looked at.
-
     Raises:
-        IntegrityError: what is wrong with it.
+        IntegrityError: what is wrong with it, or that it is of another task than ``expected``.
     """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            part, _ = _footer(file, path)
-            if (part.job, part.task, part.first_row, part.rows) != (job.id, expected.task, expected.first_row, expected.rows):
-                raise _damaged(path, f"task {part.task} of job {part.job}")
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-            raise  # the disk or the machine, not the part
-        raise _damaged(path, error) from error
+    with _opened(path) as file:
+        part, _ = _footer(file, path)
+        if not part.is_of(expected):
+            raise _damaged(path, f"task {part.task} of job {part.job}")
+        table = file.read()
     if not table.schema.equals(schema(job)):
         raise _damaged(path, f"columns {', '.join(table.schema.names)}")
     rows = table.column("row").to_numpy()
@@ -178,7 +182,7 @@ def check(path: Path, job: Job, expected: Part) -> Part:
     if not np.array_equal(all_rows, np.arange(part.first_row, part.first_row + part.rows)) or (np.diff(rows) <= 0).any():
         raise _damaged(path, "rows that are missing, doubled or out of order")
     check_vectors(vectors_of(table), job.precision, path)
-    return part
+    return table
 
 
 def check_vectors(vectors: npt.NDArray[Any], precision: str, path: Path) -> None:
@@ -199,11 +203,6 @@ def vectors_of(table: pa.Table) -> npt.NDArray[Any]:
     column = table.column("embedding").combine_chunks()
     width = column.type.list_size
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width)
-
-
-def missing(numbers: Sequence[int], shown: int = 5) -> str:
-    """Numbers of parts, shortened."""
-    return ", ".join(map(str, numbers[:shown])) + (", …" if len(numbers) > shown else "")
 
 
 def _damaged(path: Path, why: object) -> IntegrityError:

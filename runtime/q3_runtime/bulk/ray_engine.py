@@ -10,13 +10,13 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from q3_runtime.bulk.folder import OutFolder
-from q3_runtime.bulk.tasks import Plan, Task
+from q3_runtime.bulk.tasks import Plan
 from q3_runtime.bulk.worker import Options, Worker, told
 from q3_runtime.errors import ProviderError, Q3Error, StoppedError, UsageError
 
@@ -56,13 +56,13 @@ def _start(ray: Any, address: str | None, own: dict[str, Any]) -> None:
 
 
 def run_ray(
-    options: Options, tasks: Iterable[Task], workers: int, say: Callable[[str], None], address: str | None = None
+    options: Options, _plan: Plan, numbers: Sequence[int], workers: int, say: Callable[[str], None], address: str | None = None
 ) -> Generator[dict[str, Any], None, None]:
     """The answer to each task, in the order in which they end.
 
     Args:
         options: of each worker; ``threads`` is what an actor takes of Ray's CPUs.
-        tasks: what to do.
+        numbers: of the tasks to do; an actor reads the plan itself.
         workers: actors at most.
         say: told where it runs.
         address: of a cluster; None starts Ray on this machine.
@@ -92,7 +92,7 @@ def run_ray(
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        items = [{"task": task.number} for task in tasks]
+        items = [{"task": number} for number in numbers]
         blocks = max(1, min(len(items), workers * BLOCKS_PER_ACTOR))
         answers = ray.data.from_items(items, override_num_blocks=blocks).map(
             Actor,

@@ -16,6 +16,7 @@ import pyarrow as pa
 from q3_runtime.bulk.parquet_rows import parquet_rows
 from q3_runtime.bulk.records import Columns, Record, checked, no_column
 from q3_runtime.bulk.sources import Source
+from q3_runtime.durable import is_of_disk
 from q3_runtime.errors import InputError
 from q3_runtime.tokenization import SURROGATE
 
@@ -51,7 +52,7 @@ def _opened(source: Source) -> Iterator[BufferedReader]:
             with BufferedReader(stream, BUFFER) as buffered:
                 yield buffered
         except (OSError, EOFError) as error:
-            if getattr(error, "errno", None) is not None:
+            if is_of_disk(error):
                 raise  # the disk, not the content
             raise InputError(f"{source.path}: cannot be unpacked ({error}); pack it again, or leave it out") from error
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
@@ -18,29 +18,23 @@ from q3_runtime.bulk.beginning import begun, wanted_fields
 from q3_runtime.bulk.finishing import Counts
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
-from q3_runtime.bulk.leases import Lease
-from q3_runtime.bulk.local import run_local
+from q3_runtime.bulk.leases import Lease, shard_lease
+from q3_runtime.bulk.local import default_workers, run_local
 from q3_runtime.bulk.ray_engine import run_ray
 from q3_runtime.bulk.sources import find_sources
-from q3_runtime.bulk.tasks import Plan, Task
+from q3_runtime.bulk.tasks import Plan
 from q3_runtime.bulk.worker import Options, as_raised
 from q3_runtime.durable import patiently
-from q3_runtime.errors import BusyError, InputError, IntegrityError, StorageError, UsageError
-from q3_runtime.loading import Found
-from q3_runtime.memory import available_memory
-from q3_runtime.session import PROVIDERS, available_threads
+from q3_runtime.errors import BusyError, IntegrityError, UsageError
 
-Engine = Callable[[Options, Iterable[Task], int, Callable[[str], None], str | None], Generator[dict[str, Any], None, None]]
+Engine = Callable[[Options, Plan, Sequence[int], int, Callable[[str], None], str | None], Generator[dict[str, Any], None, None]]
 ENGINES: dict[str, Engine] = {"local": run_local, "ray": run_ray}
 CHUNK_ROWS = 4096
 ON_DUPLICATE = ("error", "keep")
 REMAKES = 2
 """How often parts that are damaged when all is checked are made again, in one run."""
-
 LOG_SECONDS = 30.0
 """Between two lines of progress in a log."""
-MODEL_SHARE, WORKER_BYTES, MEMORY_SHARE = 1.1, 300_000_000, 0.8
-"""A worker takes its model and something more, and all of them a part of the memory."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +117,9 @@ def run_bulk(
     wanted |= {"threads": threads, "text_column": text_column, "id_column": id_column, "chunk_rows": chunk_rows}
     folder = OutFolder(Path(os.path.abspath(out)))  # noqa: PTH100  # without ".."
     sources = find_sources([os.fspath(name) for name in inputs], folder.path)
-    _check_place(folder)
     folder.make()
     folder.discard_scratch()
-    name = f"shard-{shard_index}-of-{num_shards}"
-    with Lease(folder, name, lambda other: _excludes(other, num_shards), say) as lease:
+    with shard_lease(folder, shard_index, num_shards, say) as lease:
         with _bar("planning", sum(source.bytes for source in sources), "B", progress) as bar:
             job, tasks = begun(folder, wanted, sources, on_duplicate, keep_going, say, bar.update)
         if folder.success.exists() and not _todo(folder, job, tasks, 0, 1, say):
@@ -135,7 +127,7 @@ def run_bulk(
             return Outcome(finishing.read_counts(folder)[0], 0, 0, 0, tasks.skipped)
         folder.success.unlink(missing_ok=True)
         options = Options(str(folder.path), str(found.folder), *lease.token, threads, keep_going)
-        count = workers or _default_workers(found, threads)
+        count = workers or default_workers(found, threads)
         mine = tasks.rows_of(range(shard_index, len(tasks), num_shards))
         rows = tokens = 0
         todo = _todo(folder, job, tasks, shard_index, num_shards, say)
@@ -205,23 +197,6 @@ def _bar(what: str, total: int, unit: str, progress: bool, done: int = 0) -> Any
     return tqdm(desc=what, total=total, initial=done, disable=not progress, **form)
 
 
-def _check_place(folder: OutFolder) -> None:
-    path = folder.path
-    if path.exists() and not path.is_dir():
-        raise StorageError(f"{path}: a file, expected a folder or nothing; give another --out")
-    if not path.parent.is_dir():
-        raise StorageError(f"{path}: its parent folder does not exist; type: mkdir -p {path.parent}")
-    if path.is_dir() and any(path.iterdir()) and not folder.leases.is_dir():
-        raise InputError(
-            f"{path}: a folder with other content, expected nothing or a job; give another --out", fault="E_EXISTS"
-        )
-
-
-def _excludes(other: str, num_shards: int) -> bool:
-    """Whether a run of that name does tasks of ours: the shards of one number share none."""
-    return other.startswith("shard-") and not other.endswith(f"-of-{num_shards}")
-
-
 def _todo(folder: OutFolder, job: Job, tasks: Plan, shard: int, of: int, say: Callable[[str], None]) -> list[int]:
     """Tasks without a part; what lies in the place of one and says that it is something else is set aside."""
     if shard == 0:
@@ -234,8 +209,7 @@ def _todo(folder: OutFolder, job: Job, tasks: Plan, shard: int, of: int, say: Ca
         if path.exists():
             try:
                 part, _ = patiently(lambda path=path: parts.read_footer(path))  # type: ignore[misc]
-                expected = finishing.expected(tasks, job, number)
-                if part._replace(quarantined=[]) == expected:
+                if part.is_of(finishing.expected(job, tasks.task(number))):
                     continue
                 why = f"a part of job {part.job}"
             except IntegrityError as error:
@@ -254,7 +228,7 @@ def _answers(
         return
     counts, folder, own = Counts(rows=rows), OutFolder(Path(options.out)), set(todo)
     try:
-        with closing(engine(options, map(tasks.task, todo), min(workers, len(todo)), say, address)) as answers:
+        with closing(engine(options, tasks, todo, min(workers, len(todo)), say, address)) as answers:
             for answer in answers:
                 if "error" in answer:
                     raise as_raised(**answer["error"])
@@ -265,14 +239,3 @@ def _answers(
         for path in folder.attempts.glob("*/*.json"):
             if int(path.stem) in own:
                 Attempts.read(path).forgive()
-
-
-def _default_workers(found: Found, threads: int) -> int:
-    """As many processes as there are cores for, and memory: each holds the model."""
-    if found.provider != PROVIDERS["cpu"]:
-        return 1
-    cores = available_threads() or os.cpu_count() or 1
-    memory = available_memory()
-    each = found.manifest.quants[found.quant].total_bytes * MODEL_SHARE + WORKER_BYTES
-    fitting = cores if memory is None else int(memory * MEMORY_SHARE / each)
-    return max(1, min(cores // threads, fitting))

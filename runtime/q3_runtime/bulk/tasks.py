@@ -1,5 +1,6 @@
 """The plan: which rows of which file are one task. Two Parquet files, written once and read back by number."""
 
+import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.sources import Source
-from q3_runtime.durable import replace_synced
+from q3_runtime.durable import is_of_disk, replace_synced
 
 ROWS_AT_ONCE = 1 << 16
 
@@ -52,10 +53,12 @@ class PlanWriter:
         self._sources.append((source, fingerprint, count))
         self.rows += count
 
-    def lines(self) -> Iterator[str]:
-        """What the job's ``inputs_sha256`` is made of."""
+    def digest(self) -> str:
+        """The job's ``inputs_sha256``."""
+        found = hashlib.sha256()
         for source, fingerprint, count in self._sources:
-            yield f"{source.format} {source.bytes} {fingerprint} {count}\n"
+            found.update(f"{source.format} {source.bytes} {fingerprint} {count}\n".encode())
+        return found.hexdigest()
 
     def write(self, folder: OutFolder, skipped: Sequence[tuple[str, str]]) -> None:
         """Both tables, each under its name when it is whole; ``skipped`` are files that were left out, with the reason."""
@@ -72,15 +75,23 @@ SKIPPED_KEY = b"q3_skipped"
 
 
 class Plan:
-    """The tasks by number, with memory of 40 bytes a task and what the names of the files take."""
+    """The tasks by number, with memory of 40 bytes a task and what the names of the files take.
+
+    Raises:
+        ValueError: a table that is damaged; FileNotFoundError: one that is not there.
+    """
 
     def __init__(self, folder: OutFolder) -> None:
-        self._inputs = pq.read_table(folder.inputs, columns=list(Source._fields))
-        self.skipped: list[tuple[str, str]] = [
-            (path, why) for path, why in json.loads(self._inputs.schema.metadata[SKIPPED_KEY])
-        ]
-        table = pq.read_table(folder.tasks)
-        self._numbers = np.stack([table.column(name).to_numpy() for name in COLUMNS], axis=1)
+        try:
+            self._inputs = pq.read_table(folder.inputs, columns=list(Source._fields))
+            skipped = json.loads(self._inputs.schema.metadata[SKIPPED_KEY])
+            table = pq.read_table(folder.tasks)
+            self._numbers = np.stack([table.column(name).to_numpy() for name in COLUMNS], axis=1)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            if is_of_disk(error):
+                raise
+            raise ValueError(f"the plan is damaged: {error}") from error
+        self.skipped: list[tuple[str, str]] = [(path, why) for path, why in skipped]
 
     def __len__(self) -> int:
         return len(self._numbers)

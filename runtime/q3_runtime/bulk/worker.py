@@ -21,7 +21,7 @@ from q3_runtime.bulk import parts, readers
 from q3_runtime.bulk.attempts import Attempts
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
-from q3_runtime.bulk.leases import is_current
+from q3_runtime.bulk.leases import check_current
 from q3_runtime.bulk.parquet_rows import UNREADABLE
 from q3_runtime.bulk.parts import Part, Quarantined
 from q3_runtime.bulk.records import Columns, Record
@@ -29,9 +29,8 @@ from q3_runtime.bulk.sources import Source
 from q3_runtime.bulk.tasks import Task
 from q3_runtime.durable import patiently
 from q3_runtime.embedder import Embedder
-from q3_runtime.errors import BusyError, InputError, Q3Error, TooLargeError
+from q3_runtime.errors import InputError, Q3Error, TooLargeError
 from q3_runtime.precisions import chosen, chosen_ranges
-from q3_runtime.tokenization import Tokenizer
 from q3_runtime.vectors import Vectors
 
 KILLS = "kills the process that computes it"
@@ -101,24 +100,23 @@ class Worker:
         )
         found = self._model.manifest.fingerprint(self._model.quant)
         self._job.check({"model": self._job.model | {"sha256": found}}, self._folder.path)
-        self._tokenizer = Tokenizer(self._model.folder / "tokenizer.json", self._job.max_tokens)
+        self._tokenizer = self._model.tokenizer.limited(self._job.max_tokens)
         self._cursor = Cursor(Columns(self._job.text_column, self._job.id_column))
         self._precision = chosen(self._job.precision, self._job.dim)
         self._ranges = chosen_ranges(self._job.precision, self._job.dim, None, lambda: self._model.ranges)
 
     def answer(self, task: Task) -> dict[str, Any]:
-        """What became of a task, as JSON can hold it: ``{"task", "rows", "tokens", "non_finite"}``, or ``{"error"}``."""
+        """What became of a task, as JSON can hold it: ``{"rows", "tokens", "non_finite"}``, or ``{"error"}``."""
         try:
-            return {"task": task.number, **self._work(task)}
+            return self._work(task)
         except Exception as error:
             if not isinstance(error, Q3Error | OSError):
                 traceback.print_exception(error)
             return {"error": told(error, self._folder.path)}
 
-    def _work(self, task: Task) -> dict[str, int]:
-        done = {"rows": task.rows, "tokens": 0, "quarantined": 0, "non_finite": 0}
+    def _work(self, task: Task) -> dict[str, Any]:
         if self._folder.part(task.number).exists():
-            return done
+            return {"rows": task.rows, "tokens": 0, "non_finite": 0}
         attempts = Attempts.read(self._folder.attempt(task.number))
         while trial := attempts.begin(task.rows):
             self._embed(patiently(lambda: self._cursor.read(task))[slice(*trial)])
@@ -126,12 +124,11 @@ class Worker:
         records = patiently(lambda: self._cursor.read(task))
         columns, quarantined = self._columns(task, records, set(attempts.poison))
         part = Part(self._job.id, task.number, task.first_row, task.rows, quarantined)
-        if not is_current(self._folder, self._options.lease, self._options.token):
-            raise BusyError(f"{self._folder.path}: another run took over; this one stops")
+        check_current(self._folder, self._options.lease, self._options.token)
         patiently(lambda: parts.commit(self._folder, self._job, part, columns))
         attempts.end()
         non_finite = sum(lost.reason == NON_FINITE for lost in quarantined)
-        return done | {"tokens": int(columns.n_tokens.sum()), "quarantined": len(quarantined), "non_finite": non_finite}
+        return {"rows": task.rows, "tokens": int(columns.n_tokens.sum()), "non_finite": non_finite}
 
     def _columns(self, task: Task, records: list[Record], poison: set[int]) -> tuple[parts.Columns, list[Quarantined]]:
         reasons = [record.problem if at not in poison else KILLS for at, record in enumerate(records)]

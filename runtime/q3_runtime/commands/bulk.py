@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from q3_runtime.command_line import Terminated, print_json
-from q3_runtime.commands.options import add_prompt_arguments
+from q3_runtime.commands.options import add_model_arguments, add_prompt_arguments, add_vector_arguments
 from q3_runtime.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run(args: Namespace) -> int:
 
 
 def _add_run(parser: ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="folder made by q3-export, or ORG/NAME on the hub")
+    add_model_arguments(parser, threads=1)
     parser.add_argument(
         "inputs", metavar="INPUT", nargs="+", help="files, folders or globs: .parquet .jsonl .csv .txt, also .gz .zst"
     )
@@ -48,13 +48,8 @@ def _add_run(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
     parser.add_argument("--id-column", metavar="NAME", help="column of the ids (default: a row's number is its id)")
-    parser.add_argument("--quant", help="which quant to use (default: the best one present)")
-    parser.add_argument("--provider", default="auto", help="auto, cpu, cuda, or an onnxruntime provider (default: auto)")
     add_prompt_arguments(parser)
-    parser.add_argument("--dim", type=int, help="shorter vectors: the first DIM values, normalized again (32 to D)")
-    parser.add_argument(
-        "--precision", default="float32", metavar="NAME", help="float32, float16, int8, uint8, binary or ubinary"
-    )
+    add_vector_arguments(parser)
     parser.add_argument("--max-tokens", type=int, metavar="N", help="cut texts there (default: what the model takes)")
     parser.add_argument("--chunk-rows", type=int, default=4096, metavar="N", help="rows of a part at most (default: 4096)")
     parser.add_argument("--on-duplicate", default="error", metavar="error|keep", help="ids that stand twice (default: error)")
@@ -62,7 +57,6 @@ def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument("--engine", default="local", metavar="local|ray", help="who runs the tasks (default: local)")
     parser.add_argument("--address", help="of a Ray cluster (default: Ray on this machine)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: as many as cores and memory allow)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each (default: 1)")
     parser.add_argument("--shard-index", type=int, default=0, metavar="I", help="do every N-th task, from the I-th on")
     parser.add_argument("--num-shards", type=int, default=1, metavar="N", help="of how many runs this is one")
 

@@ -6,7 +6,13 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from q3_runtime.commands.options import add_model_arguments, add_prompt_arguments, open_embedder, read_lines
+from q3_runtime.commands.options import (
+    add_model_arguments,
+    add_prompt_arguments,
+    add_vector_arguments,
+    open_embedder,
+    read_lines,
+)
 from q3_runtime.errors import StorageError, UsageError
 
 
@@ -15,9 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts; none: one a line from standard input")
     add_prompt_arguments(parser)
-    parser.add_argument("--dim", type=int, help="shorter vectors: the first DIM values, normalized again (32 to D)")
-    names = "float32, float16, int8, uint8, binary or ubinary"
-    parser.add_argument("--precision", default="float32", metavar="NAME", help=f"{names} (default: float32)")
+    add_vector_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.npy", help="write the array [N, D] there instead of JSON lines")
 
 

@@ -11,12 +11,20 @@ if TYPE_CHECKING:
     from q3_runtime.embedder import Embedder
 
 
-def add_model_arguments(parser: ArgumentParser) -> None:
-    """Folder, quant, provider, threads."""
+def add_model_arguments(parser: ArgumentParser, threads: int | None = None) -> None:
+    """Folder, quant, provider, threads with their default."""
     parser.add_argument("folder", metavar="DIR", help="folder made by q3-export, or ORG/NAME on the hub")
     parser.add_argument("--quant", help="which quant to use (default: the best one present)")
     parser.add_argument("--provider", default="auto", help="auto, cpu, cuda, or an onnxruntime provider (default: auto)")
-    parser.add_argument("--threads", type=int, help="threads of one run (default: the physical cores)")
+    default = "the physical cores" if threads is None else threads
+    parser.add_argument("--threads", type=int, default=threads, help=f"threads of one run (default: {default})")
+
+
+def add_vector_arguments(parser: ArgumentParser) -> None:
+    """Length and type of the vectors that come out."""
+    parser.add_argument("--dim", type=int, help="shorter vectors: the first DIM values, normalized again (32 to D)")
+    names = "float32, float16, int8, uint8, binary or ubinary"
+    parser.add_argument("--precision", default="float32", metavar="NAME", help=f"{names} (default: float32)")
 
 
 def add_prompt_arguments(parser: ArgumentParser) -> None:

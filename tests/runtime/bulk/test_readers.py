@@ -181,19 +181,8 @@ class TestParquet:
             read(tmp_path / "a.parquet")
 
     def test_a_page_that_is_damaged_costs_its_row_group_and_names_it(self, tmp_path):
-        path = tmp_path / "a.parquet"
         words = [f"{row} {'word ' * 40}" for row in range(300)]
-        pq.write_table(
-            pa.table({"text": words}),
-            path,
-            row_group_size=100,
-            write_page_checksum=True,
-            compression="none",
-            use_dictionary=False,
-        )
-        raw = bytearray(path.read_bytes())
-        raw[raw.index(b"150 word") + 20] ^= 1
-        path.write_bytes(raw)
+        path = files.write_damaged(tmp_path / "a.parquet", words, 100, 150)
         found = read(path)
         assert [record.text for record in found[:100]] == words[:100]
         assert all(record.problem.startswith("unreadable: row group 1 (") for record in found[100:200])

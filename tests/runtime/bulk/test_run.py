@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tests.support import bulk as files
 from tests.support.bulk import array, bulk, lost, manifest, part_hashes, vectors
@@ -165,18 +164,7 @@ class TestRowsWithoutAVector:
         assert not (tmp_path / "out2/_SUCCESS").exists()
 
     def test_a_row_group_that_is_damaged_stops_the_run_or_is_lost_as_a_whole(self, folder, tmp_path):
-        path = tmp_path / "a.parquet"
-        pq.write_table(
-            pa.table({"text": TEXTS}),
-            path,
-            row_group_size=20,
-            write_page_checksum=True,
-            compression="none",
-            use_dictionary=False,
-        )
-        raw = bytearray(path.read_bytes())
-        raw[raw.index(TEXTS[25].encode()) + 10] ^= 1
-        path.write_bytes(raw)
+        path = files.write_damaged(tmp_path / "a.parquet", TEXTS, 20, 25)
         said = bulk("run", folder, path, "--out", tmp_path / "out", code=3)
         assert f"{path}: unreadable: row group 1 (" in said
         assert said.count("error") == 1
