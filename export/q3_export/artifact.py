@@ -15,7 +15,7 @@ from q3_export.config_check import read_json
 from q3_export.recipes import Recipe
 from q3_export.tokenizer_check import PAD_TOKEN
 from q3_runtime.durable import sync_tree
-from q3_runtime.integrity import sha256
+from q3_runtime.hash_memory import sha256
 from q3_runtime.manifest import FileEntry, QuantEntry
 from q3_runtime.quants import CPU_ORDER, QUANTS
 

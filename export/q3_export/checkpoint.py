@@ -15,7 +15,7 @@ from q3_export.specs import MAX_TOKENS
 from q3_export.tokenizer_check import check_tokenizer
 from q3_export.weight_files import Place, find_weights
 from q3_runtime.errors import ModelError
-from q3_runtime.integrity import sha256
+from q3_runtime.hash_memory import sha256
 from q3_runtime.prompts import OFFICIAL_PROMPTS
 from q3_runtime.templates import OFFICIAL
 

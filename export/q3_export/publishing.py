@@ -10,8 +10,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, errors
 
 from q3_runtime import hub
 from q3_runtime.errors import BusyError, IntegrityError, ModelError, UsageError
+from q3_runtime.hash_memory import sha256
 from q3_runtime.hub_errors import FAULT, explained
-from q3_runtime.integrity import sha256
 from q3_runtime.manifest import MANIFEST_NAME, Manifest
 from q3_runtime.model_folder import is_hub_id
 

@@ -1,12 +1,12 @@
 """golden.json and golden.safetensors: probe texts with their ids and their PyTorch fp32 vectors, or scores."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from q3_runtime import strict_json
 from q3_runtime.errors import IntegrityError, ModelError
 from q3_runtime.tensorfile import read_float32
 
@@ -44,7 +44,7 @@ class Golden:
             IntegrityError: they are missing, damaged, or do not belong together.
         """
         try:
-            probes = [Probe(**entry) for entry in json.loads((folder / TEXTS_NAME).read_text("utf-8"))]
+            probes = [Probe(**entry) for entry in strict_json.loads((folder / TEXTS_NAME).read_text("utf-8"))]
             vectors = read_float32(folder / VECTORS_NAME, TENSORS[kind])
             if vectors.ndim != 2 or len(vectors) != len(probes):
                 raise ValueError(f"{len(probes)} texts, vectors of shape {vectors.shape}")

@@ -10,9 +10,9 @@ from typing import Any
 from tqdm import tqdm
 
 from q3_runtime.errors import BusyError, IntegrityError, UsageError
+from q3_runtime.hash_memory import HashMemory
 from q3_runtime.hub_cache import Blob, blob_name, check_blob, files_of
 from q3_runtime.hub_errors import explained, missing_offline
-from q3_runtime.integrity import HashMemory
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q3_runtime.errors import IntegrityError, StorageError
-from q3_runtime.integrity import HashMemory
+from q3_runtime.hash_memory import HashMemory
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,14 @@ def blob_name(path: Path) -> str | None:
     return path.readlink().name if path.is_symlink() else None
 
 
+def is_blob(folder: Path, real: Path) -> bool:
+    """Whether a file lies where the links of a snapshot lead to: in its repository's blobs, or in those that all share."""
+    home = folder.resolve()
+    if home.parent.name != "snapshots":
+        return False
+    return any(real.is_relative_to(place.resolve()) for place in (home.parents[1] / "blobs", _shared(home)))
+
+
 def check_blob(repo: str, folder: Path, name: str, blob: Blob, memory: HashMemory) -> None:
     """Is this file of a snapshot in its place, and of this size and hash? If it is not, it is removed from the cache.
 
@@ -44,8 +52,7 @@ def check_blob(repo: str, folder: Path, name: str, blob: Blob, memory: HashMemor
     """
     path = folder / name
     real = path.resolve()
-    allowed = [folder, folder.parents[1] / "blobs", _shared(folder)]
-    if not real.is_file() or not any(real.is_relative_to(place.resolve()) for place in allowed):
+    if not real.is_file() or not (real.is_relative_to(folder.resolve()) or is_blob(folder, real)):
         raise IntegrityError(
             f"{repo}: {path} leads to {real}, expected a file in {folder.parents[1]}; "
             "remove that folder and type the same again",

@@ -1,34 +1,40 @@
-"""Is every file the one that was exported? onnxruntime itself loads damaged weights without a word."""
+"""Is every file the one that was exported, and does the graph stay among them?
 
-import hashlib
-import json
-import os
-import sys
-import tempfile
+onnxruntime itself loads damaged weights without a word.
+"""
+
 from collections.abc import Mapping
 from pathlib import Path
 
 from q3_runtime.errors import IntegrityError
-from q3_runtime.manifest import FileEntry
+from q3_runtime.graph_scan import POINTS_TO_A_FILE, External, GraphError, References, scan
+from q3_runtime.hash_memory import HashMemory, sha256
+from q3_runtime.hub_cache import is_blob
+from q3_runtime.manifest import FileEntry, QuantEntry, is_plain_path
 
 AGAIN = "export or download the folder again"
+MOST_BYTES = {".json": 1 << 28, ".onnx": 1 << 26, ".jinja": 1 << 20, ".md": 1 << 20}
+"""Of files that are read whole. Our largest: tokenizer.json 11 MB, a graph 2 MB."""
+DOMAINS = {"", "ai.onnx", "com.microsoft"}
+"""Of operators that onnxruntime brings itself."""
 
 
-def check_files(folder: Path, files: Mapping[str, FileEntry], *, remember: bool = True) -> None:
-    """Compare size and sha256 of each file with the manifest.
+def check_files(folder: Path, files: Mapping[str, FileEntry], *, hashes: bool = True, remember: bool = True) -> None:
+    """Compare place, size and sha256 of each file with the manifest; without ``hashes`` only whether it is there.
 
-    With ``remember``, a hash computed once is kept in the user's cache and taken from there as long as the file's
-    device, inode, size and modification time stay the same.
+    With ``remember``, a hash computed once is kept in the user's cache and taken from there as long as the file stays as
+    it is, by its times.
 
     Raises:
-        IntegrityError: a file is missing or is not the one that was exported.
+        IntegrityError: a file is missing, leads out of the folder, or is not the one that was exported.
     """
     for name, entry in files.items():  # sizes first: they cost nothing
+        _check_place(folder, name, entry)
         path = folder / name
-        if not path.is_file():
-            raise IntegrityError(f"{path}: missing, expected {entry.bytes} bytes; {AGAIN}")
-        if (size := path.stat().st_size) != entry.bytes:
+        if hashes and (size := path.stat().st_size) != entry.bytes:
             raise IntegrityError(f"{path}: {size} bytes, expected {entry.bytes}; {AGAIN}")
+    if not hashes:
+        return
     memory = HashMemory() if remember else None
     for name, entry in files.items():
         path = folder / name
@@ -39,59 +45,52 @@ def check_files(folder: Path, files: Mapping[str, FileEntry], *, remember: bool 
         memory.save()
 
 
-def sha256(path: Path) -> str:
-    """sha256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _check_place(folder: Path, name: str, entry: FileEntry) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise IntegrityError(f"{path}: missing, expected {entry.bytes} bytes; {AGAIN}")
+    inside = (folder.joinpath(*Path(name).parts[:count]) for count in range(1, len(Path(name).parts) + 1))
+    if any(part.is_symlink() for part in inside) and not is_blob(folder, real := path.resolve()):
+        raise IntegrityError(
+            f"{path}: a link to {real}, expected a file, or a link of the hub's cache; copy the folder with cp -rL, or {AGAIN}"
+        )
+    most = MOST_BYTES.get(path.suffix)
+    if most is not None and path.stat().st_size > most:
+        raise IntegrityError(f"{path}: {path.stat().st_size} bytes, expected at most {most}; {AGAIN}")
 
 
-def cache_folder() -> Path:
-    """Where hashes are remembered: the platform's cache folder for one user, under ``q3-onnx``."""
+def check_graph(folder: Path, entry: QuantEntry) -> None:
+    """Compare what the graph refers to with what a graph of ours does: its own data file, and operators of onnxruntime.
+
+    onnxruntime itself checks names, offsets and lengths too; which of them, depends on its version.
+
+    Raises:
+        IntegrityError: it refers to anything else, or is no graph.
+    """
+    path = folder / entry.onnx_file
     try:
-        home = Path.home()
-    except RuntimeError:  # a user without one: nothing can be remembered
-        home = Path(os.devnull)
-    default = {"win32": home / "AppData" / "Local", "darwin": home / "Library" / "Caches"}.get(sys.platform, home / ".cache")
-    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return (Path(named) if named else default) / "q3-onnx"
+        found = scan(path)
+        for item in found.external:
+            _check_external(path, entry, item)
+    except GraphError as error:
+        raise IntegrityError(f"{path}: not a graph of q3-export: {error}; {AGAIN}") from error
+    if strange := _strange(found):
+        raise IntegrityError(f"{path}: {', '.join(strange)}, expected a graph as q3-export writes it; {AGAIN}")
 
 
-class HashMemory:
-    """``hashes.json`` in the cache folder: "dev:ino:size:mtime_ns" → sha256. A cache that cannot be used is ignored."""
+def _check_external(path: Path, entry: QuantEntry, item: External) -> None:
+    name = f"{Path(entry.onnx_file).parent.as_posix()}/{item.location}"
+    if not is_plain_path(item.location) or name not in entry.files:
+        raise GraphError(f"tensor {item.tensor!r} lies in {item.location!r}, which is not a file of this quant")
+    size, end = (path.parent / item.location).stat().st_size, item.offset + (item.length or 0)
+    if end > size:
+        raise GraphError(f"tensor {item.tensor!r} ends at byte {end} of {item.location}, which has {size}")
 
-    def __init__(self) -> None:
-        self._path = cache_folder() / "hashes.json"
-        self._new: dict[str, str] = {}
-        self._known = self._read()
 
-    def _read(self) -> dict[str, str]:
-        try:
-            content = json.loads(self._path.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return {key: value for key, value in content.items() if isinstance(value, str)} if isinstance(content, dict) else {}
-
-    def sha256(self, path: Path) -> str:
-        """sha256 of a file's content, remembered or computed."""
-        stat = path.stat()
-        key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
-        if key not in self._known:
-            self._known[key] = self._new[key] = sha256(path)
-        return self._known[key]
-
-    def save(self) -> None:
-        """Keep what was computed."""
-        if not self._new:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix="hashes-")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(self._read() | self._new, file)
-                os.replace(temporary, self._path)
-            except OSError:
-                Path(temporary).unlink()
-                raise
-        except OSError:
-            return  # a read-only home costs the time of hashing again, nothing else
+def _strange(found: References) -> list[str]:
+    used = found.domains | {domain for domain, _ in found.operators}
+    return [
+        *(f"operators of {domain!r}" for domain in sorted(used - DOMAINS)),
+        *(f"{kind} in it" for kind in sorted(found.rare)),
+        *(f"operator {kind}" for domain, kind in found.operators if kind == POINTS_TO_A_FILE),
+    ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from q3_runtime.errors import ModelError
-from q3_runtime.integrity import check_files
+from q3_runtime.integrity import check_files, check_graph
 from q3_runtime.manifest import OUTPUTS, Manifest
 from q3_runtime.memory import ModelSizes
 from q3_runtime.model_folder import find_folder
@@ -54,8 +54,9 @@ def find(
     folder = find_folder(name, lambda manifest: chosen(manifest)[:1], revision=revision)
     manifest = Manifest.read(folder)
     found = Found(folder, manifest, *chosen(manifest))
-    if check_hashes:
-        check_files(folder, manifest.files | manifest.quants[found.quant].files)
+    entry = manifest.quants[found.quant]
+    check_files(folder, entry.files | (manifest.files if check_hashes else {}), hashes=check_hashes)
+    check_graph(folder, entry)
     return found
 
 

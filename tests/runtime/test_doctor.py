@@ -11,9 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.support.onnxruntime_quantizers import dynamic, requantize
+from tests.support.signing import set_entry
 
 from q3_runtime.cli import main
-from q3_runtime.doctor import Diagnosis, diagnose
+from q3_runtime.doctor import Diagnosis, diagnose, diagnosis
+from q3_runtime.doctor import graph as graph_module
 from q3_runtime.prompts import OFFICIAL_PROMPTS
 from q3_runtime.quants import QUANTS
 
@@ -298,11 +300,59 @@ def test_a_damaged_file_is_a_finding_and_never_a_traceback(foreign: Path, name: 
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph"])
-def test_a_graph_that_onnxruntime_does_not_load_is_a_finding(foreign: Path, content: bytes) -> None:
+def test_bytes_that_are_no_graph_are_a_finding(foreign: Path, content: bytes) -> None:
     (foreign / "onnx/model.onnx").write_bytes(content)
+    found = diagnose(foreign)
+    assert "onnx/model.onnx is none" in problems(found)["graph"]
+    assert found.loaders == []
+
+
+def test_a_graph_that_onnxruntime_does_not_load_is_a_finding(foreign: Path) -> None:
+    edit_graph(foreign, lambda graph: graph.node[0].input.__setitem__(0, "nowhere"))
     found = diagnose(foreign)
     assert "cannot run" in problems(found)["graph"]
     assert found.loaders == []
+
+
+def weights_elsewhere(graph: onnx.GraphProto) -> None:
+    set_entry(next(tensor for tensor in graph.initializer if tensor.external_data), "location", "../../secret")
+
+
+def a_file_to_run(graph: onnx.GraphProto) -> None:
+    graph.node.append(helper.make_node("EPContext", [], ["c"], domain="com.microsoft"))
+
+
+@pytest.mark.parametrize(("change", "said"), [(weights_elsewhere, "'../../secret'"), (a_file_to_run, "EPContext")])
+def test_a_graph_that_reaches_out_of_its_folder_is_named_and_not_loaded(
+    foreign: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.GraphProto], object], said: str
+) -> None:
+    monkeypatch.setattr(diagnosis, "Graph", lambda path: pytest.fail(f"{path} was given to onnxruntime"))
+    edit_graph(foreign, change)
+    found = diagnose(foreign)
+    assert said in problems(found)["references"]
+    assert found.loaders == []
+
+
+def endless(graph: onnx.GraphProto) -> None:
+    """The output by way of a loop that does not end."""
+    bools = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "on")]
+    turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"])], "body", [turn, bools[0]], [bools[1]])
+    output = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["before" if name == output else name for name in node.output]
+    condition = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+    body.output.append(helper.make_tensor_value_info("same", TensorProto.FLOAT, None))
+    body.input.append(helper.make_tensor_value_info("carried", TensorProto.FLOAT, None))
+    body.node.append(helper.make_node("Identity", ["carried"], ["same"]))
+    graph.initializer.append(condition)
+    graph.node.append(helper.make_node("Loop", ["", "yes", "before"], [output], body=body))
+
+
+def test_a_graph_that_does_not_come_to_an_end_is_stopped(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_module, "MAX_SECONDS", 1)
+    edit_graph(foreign, endless)
+    assert "not done after 1 s" in problems(diagnose(foreign))["running"]
 
 
 def test_the_rules_of_qwen3_are_not_applied_to_others(foreign: Path) -> None:

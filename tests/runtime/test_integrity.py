@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from q3_runtime import Embedder
+from q3_runtime import Embedder, hash_memory
 from q3_runtime.cli import main
-from q3_runtime.errors import IntegrityError, ModelError, ProviderError
+from q3_runtime.errors import IntegrityError, ModelError
 from q3_runtime.golden import Golden
-from q3_runtime.integrity import sha256
+from q3_runtime.hash_memory import sha256
 from q3_runtime.manifest import MAX_MANIFEST_BYTES, Manifest
 
 DATA = "onnx/model.onnx_data"
@@ -29,8 +31,9 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which this test's hashes are remembered; it is not there yet."""
+    """The file in which this test's hashes are remembered, of files made a moment ago too; it is not there yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hash_memory, "SETTLED", 0)
     return tmp_path / "cache/q3-onnx/hashes.json"
 
 
@@ -122,6 +125,64 @@ def test_a_folder_in_place_of_a_file_is_missing(copy):
         Embedder(copy)
 
 
+# Links
+
+
+def test_links_that_lead_elsewhere_are_refused_with_and_without_hashes(copy, tmp_path):
+    for name in ("onnx/model.onnx", DATA, "tokenizer.json", "onnx"):
+        linked = Path(shutil.copytree(copy, tmp_path / name.replace("/", "-") / "copy"))
+        real = (linked / name).rename(tmp_path / f"real-{name.replace('/', '-')}")
+        (linked / name).symlink_to(real)
+        for hashes in (True, False) if "onnx" in name else (True,):
+            with pytest.raises(IntegrityError, match=r"a link to .*, expected a file, or a link of the hub's cache"):
+                Embedder(linked, check_hashes=hashes)
+
+
+def test_a_link_to_another_file_of_the_folder_is_refused(copy):
+    (copy / DATA).rename(copy / "onnx/other")
+    (copy / DATA).symlink_to("other")
+    with pytest.raises(IntegrityError, match="a link to"):
+        Embedder(copy)
+
+
+def test_a_link_to_the_folder_and_hard_links_are_fine(folder, copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy)
+    expected = Embedder(folder).encode("a")
+    np.testing.assert_array_equal(Embedder(tmp_path / "link").encode("a"), expected)
+    (tmp_path / "onnx").mkdir()
+    for name in ("onnx/model.onnx", DATA):
+        os.link(copy / name, tmp_path / name)
+    np.testing.assert_array_equal(Embedder(copy).encode("a"), expected)
+
+
+def test_blobs_of_a_hub_cache_count_only_beside_their_own_snapshot(copy, tmp_path):
+    snapshot = tmp_path / "models--org--name/snapshots/abc"
+    blobs = tmp_path / "models--org--name/blobs"
+    blobs.mkdir(parents=True)
+    shutil.copytree(copy, snapshot)
+    for name in USED:
+        real = (snapshot / name).rename(blobs / name.replace("/", "-"))
+        (snapshot / name).symlink_to(os.path.relpath(real, (snapshot / name).parent))
+    assert Embedder(snapshot).encode("a").shape == (64,)
+    (tmp_path / "named").symlink_to(snapshot)
+    assert Embedder(tmp_path / "named").encode("a").shape == (64,)
+    other = tmp_path / "models--org--other/snapshots/abc"
+    shutil.copytree(copy, other)
+    (other / DATA).unlink()
+    (other / DATA).symlink_to(blobs / DATA.replace("/", "-"))
+    with pytest.raises(IntegrityError, match="a link to"):
+        Embedder(other)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "onnx/model.onnx"])
+def test_a_file_that_is_read_whole_and_is_far_too_large_is_refused_before_it_is_read(copy, name):
+    size = (1 << 28) + 1
+    os.truncate(copy / name, size)
+    edit_manifest(copy, lambda manifest: (manifest["files"] | manifest["quants"]["fp32"]["files"])[name].update(bytes=size))
+    with pytest.raises(IntegrityError, match=rf"{size} bytes, expected at most"):
+        Embedder(copy)
+
+
 # Without hashes
 
 
@@ -134,14 +195,14 @@ def test_check_hashes_false_loads_a_changed_folder(copy):
 
 def test_check_hashes_false_still_has_one_clear_error_for_a_missing_data_file(copy):
     (copy / DATA).unlink()
-    with pytest.raises(ProviderError, match="cannot run") as caught:
+    with pytest.raises(IntegrityError, match="missing, expected") as caught:
         Embedder(copy, check_hashes=False)
     assert "\n" not in str(caught.value)
 
 
 def test_check_hashes_false_still_has_one_clear_error_for_a_graph_that_is_none(copy):
     (copy / "onnx/model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ProviderError, match="cannot run") as caught:
+    with pytest.raises(IntegrityError, match="not a graph of q3-export") as caught:
         Embedder(copy, check_hashes=False)
     assert "\n" not in str(caught.value)
 
@@ -180,7 +241,7 @@ def test_the_first_load_remembers_a_hash_for_each_file(copy, cache):
     remembered = json.loads(cache.read_text())
     assert sorted(remembered.values()) == sorted(entry.sha256 for entry in files.values())
     stat = (copy / DATA).stat()
-    key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+    key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     assert remembered[key] == files[DATA].sha256
 
 
@@ -207,6 +268,26 @@ def test_a_changed_modification_time_hashes_again(copy, cache):
         os.utime(path, ns=(1, 1))
     Embedder(copy)
     assert len(json.loads(cache.read_text())) == 2 * len(remembered)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no time of the last change that cannot be set")
+def test_a_file_that_was_changed_and_given_its_old_time_back_is_refused(copy, cache):
+    Embedder(copy)
+    stat = (copy / DATA).stat()
+    flip_a_byte(copy / DATA)
+    os.utime(copy / DATA, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(IntegrityError, match=r"model\.onnx_data: sha256"):
+        Embedder(copy)
+
+
+def test_a_file_that_was_changed_a_moment_ago_is_hashed_again(copy, cache, monkeypatch):
+    """A second change within a tick of the file system's clock would leave its times as they are."""
+    monkeypatch.setattr(hash_memory, "SETTLED", 2_000_000_000)
+    Embedder(copy)
+    assert not cache.exists()
+    time.sleep(2.1)
+    Embedder(copy)
+    assert manifest_entry(copy, DATA)["sha256"] in json.loads(cache.read_text()).values()
 
 
 def test_verify_never_takes_what_is_remembered(copy, cache, capsys):

@@ -14,7 +14,7 @@ from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
 from q3_runtime.durable import sync_tree, write_synced
 from q3_runtime.errors import IntegrityError, StorageError
-from q3_runtime.integrity import sha256
+from q3_runtime.hash_memory import sha256
 
 FILE_BYTES = 512_000_000
 """Vectors of one file, about; the hub advises files of this size and no more than 10,000 a folder."""

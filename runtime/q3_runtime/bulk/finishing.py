@@ -17,7 +17,7 @@ from q3_runtime.bulk.tasks import Plan, Task
 from q3_runtime.bulk.worker import NON_FINITE
 from q3_runtime.durable import patiently, replace_synced, write_synced
 from q3_runtime.errors import FidelityError, IntegrityError
-from q3_runtime.integrity import sha256
+from q3_runtime.hash_memory import sha256
 
 MOST_NON_FINITE = 0.001
 """Share of the rows whose vector may be NaN or infinite; above, it is the model."""

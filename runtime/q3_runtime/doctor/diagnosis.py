@@ -10,6 +10,7 @@ from q3_runtime.doctor.graph import POOLED, SCORES, Graph
 from q3_runtime.doctor.loaders import Verdict, verdicts
 from q3_runtime.doctor.measurements import measure
 from q3_runtime.doctor.patient import Patient, read_patient
+from q3_runtime.doctor.references import references
 from q3_runtime.errors import ProviderError
 from q3_runtime.model_folder import find_folder
 from q3_runtime.session import available_providers, choose
@@ -68,6 +69,8 @@ def diagnose(folder: str | PathLike[str], quant: str | None = None) -> Diagnosis
 
 def _loaded(patient: Patient) -> tuple[Graph | None, list[Finding]]:
     """The graph in a session, or what stands in the way."""
+    if found := list(references(patient)):
+        return None, found
     try:
         return Graph(patient.graph), []
     except ProviderError as error:

@@ -1,5 +1,6 @@
 """A stranger's graph: what it takes and gives, and how to run it all the same."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": 
 STATES = ("last_hidden_state", "token_embeddings", "hidden_states")
 POOLED = "sentence_embedding"
 SCORES = "logits"
+MAX_SECONDS = 120
+"""Of a run; an 8B model takes some seconds for these texts."""
 
 
 class Tensor(NamedTuple):
@@ -93,9 +96,25 @@ class Graph:
                 )
             feeds[name] = np.zeros((len(ids), item.shape[1], 0, item.shape[3]), TYPES[item.type])
         try:
-            return np.asarray(self.session.run([output], feeds)[0], dtype=np.float32)
+            return np.asarray(self._run(output, feeds), dtype=np.float32)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise RunError(f"{len(ids)} texts of {ids.shape[1]} tokens: {' '.join(str(error).split())[:300]}") from error
+
+    def _run(self, output: str, feeds: dict[str, npt.NDArray[Any]]) -> Any:
+        """One output; a graph may hold an endless loop."""
+        from onnxruntime import RunOptions
+
+        options = RunOptions()
+        timer = threading.Timer(MAX_SECONDS, setattr, (options, "terminate", True))
+        timer.start()
+        try:
+            return self.session.run([output], feeds, options)[0]
+        except Exception as error:
+            if options.terminate:
+                raise TimeoutError(f"not done after {MAX_SECONDS} s") from error
+            raise
+        finally:
+            timer.cancel()
 
 
 def pooled(states: Values, mask: Ids, pooling: str) -> Values:
