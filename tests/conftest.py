@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +60,26 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callabl
     home = tmp_path_factory.getbasetemp().parent
     with FileLock(home / f"{name}.lock"):
         return home / name if (home / name).is_dir() else make(home / name)
+
+
+@pytest.fixture
+def fuzzed(record_property: Callable[[str, object], None], request: pytest.FixtureRequest) -> Callable[[Counter[str]], None]:
+    """Takes the outcomes of a test that is done, to be printed at the end."""
+
+    def say(outcomes: Counter[str]) -> None:
+        counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+        record_property("fuzzed", f"{request.node.name}: {counted}")
+        outcomes.clear()
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The budgets of fuzzing, and what came of it."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, text in report.user_properties:
+            if name == "fuzzed":
+                terminalreporter.write_line(f"fuzzed: {text}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -34,10 +34,10 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
     except BrokenPipeError:  # the reader of standard output, head say, has left
         return 0
     except KeyboardInterrupt:
-        print(f"\n{program}: interrupted; nothing was left behind", file=sys.stderr)
+        print(f"\n{program}: interrupted; nothing half-written was left behind", file=sys.stderr)
         return 130
     except Terminated:
-        print(f"{program}: terminated; nothing was left behind", file=sys.stderr)
+        print(f"{program}: terminated; nothing half-written was left behind", file=sys.stderr)
         return 143
     except Q3Error as error:
         return _failed(program, args, error, error.exit_code, error.fault)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +45,21 @@ class Golden:
             IntegrityError: they are missing, damaged, or do not belong together.
         """
         try:
-            probes = [Probe(**entry) for entry in strict_json.loads((folder / TEXTS_NAME).read_text("utf-8"))]
+            probes = [_probe(entry) for entry in strict_json.loads((folder / TEXTS_NAME).read_text("utf-8"))]
             vectors = read_float32(folder / VECTORS_NAME, TENSORS[kind])
-            if vectors.ndim != 2 or len(vectors) != len(probes):
+            if vectors.ndim != 2 or len(vectors) != len(probes) or not probes:
                 raise ValueError(f"{len(probes)} texts, vectors of shape {vectors.shape}")
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ModelError) as error:
             raise IntegrityError(
                 f"{folder}: golden vectors cannot be read ({error}); export or download the folder again"
             ) from error
         return cls(probes, vectors)
+
+
+def _probe(entry: Any) -> Probe:
+    probe = Probe(**entry)
+    if {type(probe.text), type(probe.kind), type(probe.group)} != {str} or type(probe.ids) is not list:
+        raise TypeError(f"{str(entry)[:80]} is no probe")
+    if not probe.ids or {type(number) for number in probe.ids} != {int}:
+        raise TypeError(f"ids {str(probe.ids)[:80]}")
+    return probe

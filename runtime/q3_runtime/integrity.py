@@ -13,7 +13,7 @@ from q3_runtime.hub_cache import is_blob
 from q3_runtime.manifest import FileEntry, QuantEntry, is_plain_path
 
 AGAIN = "export or download the folder again"
-MOST_BYTES = {".json": 1 << 28, ".onnx": 1 << 26, ".jinja": 1 << 20, ".md": 1 << 20}
+MOST_BYTES = {".json": 1 << 28, ".safetensors": 1 << 28, ".onnx": 1 << 26, ".jinja": 1 << 20, ".md": 1 << 20}
 """Of files that are read whole. Our largest: tokenizer.json 11 MB, a graph 2 MB."""
 DOMAINS = {"", "ai.onnx", "com.microsoft"}
 """Of operators that onnxruntime brings itself."""

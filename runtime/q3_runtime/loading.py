@@ -69,5 +69,6 @@ def start(found: Found, pad_id: int, threads: int | None) -> Runner:
     entry = found.manifest.quants[found.quant]
     on_cpu = found.provider == PROVIDERS["cpu"]
     sizes = ModelSizes.read(found.folder, tiled=entry.has_tiled_attention) if on_cpu else None
-    session = open_session(found.folder, entry, found.provider, threads)
-    return Runner(session, pad_id, sizes, output=OUTPUTS[found.manifest.kind])
+    output = OUTPUTS[found.manifest.kind]
+    session = open_session(found.folder, entry, found.provider, threads, output=output)
+    return Runner(session, pad_id, sizes, output)

@@ -12,6 +12,7 @@ from q3_runtime.batching import pad
 from q3_runtime.errors import ProviderError, TooLargeError, UsageError
 from q3_runtime.interruptible import InterruptibleSession
 from q3_runtime.memory import ModelSizes, available_memory, give_back_freed
+from q3_runtime.session import one_line
 from q3_runtime.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int64]
 NO_MEMORY = re.compile("bad_alloc|bad allocation|failed to allocate|alloc_failed|out of memory|out_of_memory", re.IGNORECASE)
 """What onnxruntime's messages hold when an allocation failed; its exceptions have no type for it."""
+ANOTHER = "try another quant, or export or download the folder again"
 
 
 class Runner:
@@ -74,7 +76,8 @@ class Runner:
 
         Raises:
             TooLargeError: a single row does not fit.
-            ProviderError, UsageError: see :meth:`session`.
+            ProviderError: onnxruntime cannot run the graph, or it gives something else; see :meth:`session` too.
+            UsageError: see :meth:`session`.
         """
         session = self.session()
         needed, room = self._estimate(ids), self._room()
@@ -84,8 +87,10 @@ class Runner:
         if room is None or needed <= room:
             try:
                 (found,) = session.run([output or self._output], pad(ids, self._pad_id, padding_side))
-                return np.asarray(found, dtype=np.float32)
+                return _rows(found, len(ids))
             except Exception as error:
+                if type(error).__module__.startswith("onnxruntime.") and not NO_MEMORY.search(str(error)):
+                    raise ProviderError(f"onnxruntime cannot run this graph: {one_line(error)}; {ANOTHER}") from error
                 if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
                     raise
                 room = None  # the estimate, or what the system said, was too hopeful
@@ -100,3 +105,10 @@ class Runner:
 
     def _room(self) -> int | None:
         return None if self._sizes is None else self._available()
+
+
+def _rows(found: object, rows: int) -> Vectors:
+    if isinstance(found, np.ndarray) and found.dtype.kind == "f" and found.ndim > 1 and len(found) == rows:
+        return found.astype(np.float32, copy=False)
+    what = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
+    raise ProviderError(f"the graph gave {what} for {rows} texts, expected a row of numbers for each; {ANOTHER}")

@@ -58,7 +58,10 @@ def _run_one(model: "Embedder | Reranker", golden: Golden) -> tuple[Vectors, Vec
             f"{model.folder}: self-check: {probe.text!r} gave ids {encoded.ids.tolist()}, expected {probe.ids}; "
             "type: pip install -U tokenizers"
         )
-    return model.run([encoded.ids]), golden.vectors[row]
+    found, right = model.run([encoded.ids]), golden.vectors[row]
+    if found[0].shape != right.shape:
+        raise _differs(model, f"{list(found[0].shape)} numbers, expected {list(right.shape)},")
+    return found, right
 
 
 def _differs(model: "Embedder | Reranker", what: str) -> ProviderError:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MAX_THREADS = 1024
+INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
+"""Of every graph of ours, as q3_runtime.batching.pad feeds them."""
 
 
 def choose(available: Collection[str], quant: str | None, provider: str) -> tuple[str, str]:
@@ -57,12 +59,15 @@ def choose(available: Collection[str], quant: str | None, provider: str) -> tupl
     return quant or _first(CPU_ORDER, available) or next(iter(available)), name
 
 
-def open_session(folder: Path, entry: QuantEntry, provider: str, threads: int | None = None) -> "onnxruntime.InferenceSession":
-    """Load a quant on exactly this provider (an onnxruntime name).
+def open_session(
+    folder: Path, entry: QuantEntry, provider: str, threads: int | None = None, *, output: str = "sentence_embedding"
+) -> "onnxruntime.InferenceSession":
+    """Load a quant on exactly this provider (an onnxruntime name), to be asked for ``output``.
 
     Raises:
         UsageError: a number of threads that makes no sense.
-        ProviderError: onnxruntime is too old for the folder, cannot load it, or would run a part of it elsewhere.
+        ProviderError: onnxruntime is too old for the folder, cannot load it, or would run a part of it elsewhere; the graph
+            takes or gives something else.
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise UsageError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}, or None")
@@ -73,7 +78,14 @@ def open_session(folder: Path, entry: QuantEntry, provider: str, threads: int | 
             "type: pip install -U onnxruntime"
         )
     settings = precise_entry(ort) if entry.has_int8_products and provider == PROVIDERS["cpu"] else {}
-    return load_graph(folder / entry.onnx_file, provider, threads, settings)
+    path = folder / entry.onnx_file
+    session = load_graph(path, provider, threads, settings)
+    found = {item.name: item.type for item in session.get_inputs()}
+    if found != INPUTS:
+        raise ProviderError(f"{path}: inputs {found}, expected {INPUTS}; export or download the folder again")
+    if output not in (outputs := [item.name for item in session.get_outputs()]):
+        raise ProviderError(f"{path}: outputs {outputs}, expected {output!r} among them; export or download the folder again")
+    return session
 
 
 def load_graph(
@@ -96,10 +108,13 @@ def load_graph(
         options.add_session_config_entry(name, value)
     unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
     try:
-        session = ort.InferenceSession(path, options, providers=[provider])
+        # By itself it would say on standard output that it tries the same once more.
+        session = ort.InferenceSession(path, options, providers=[provider], enable_fallback=False)
+        for item in (*session.get_inputs(), *session.get_outputs()):
+            _ = item.name  # raises where it is not UTF-8
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ProviderError(
-            f"onnxruntime {ort.__version__} cannot run {path} on {provider}: {_one_line(error)}; {unloaded}"
+            f"onnxruntime {ort.__version__} cannot run {path} on {provider}: {one_line(error)}; {unloaded}"
             "try provider='cpu', another quant, or pip install -U onnxruntime"
         ) from error
     if provider not in session.get_providers():
@@ -151,7 +166,7 @@ def _preload_cuda(ort: ModuleType) -> str:
     """Load the CUDA libraries that pip installed, where onnxruntime does not look by itself; what it says could not be."""
     with redirect_stdout(StringIO()) as said:  # it prints, and standard output is for data
         ort.preload_dlls()
-    return f"{_one_line(said.getvalue())}; " if said.getvalue() else ""
+    return f"{one_line(said.getvalue())}; " if said.getvalue() else ""
 
 
 def _first(order: tuple[str, ...], available: Collection[str]) -> str | None:
@@ -163,5 +178,6 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2])
 
 
-def _one_line(text: object) -> str:
+def one_line(text: object) -> str:
+    """What others say, short enough for a line of ours."""
     return " ".join(str(text).split())[:300]

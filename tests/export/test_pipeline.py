@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from tests.support.checkpoints import write_checkpoint
 
 from q3_export import export_model
 from q3_export.checkpoint import open_checkpoint
+from q3_export.recipes import RECIPES
 from q3_export.verification import judged
 from q3_runtime.embedder import Embedder
 from q3_runtime.errors import FidelityError, InputError, ModelError, Q3Error, UsageError
@@ -126,6 +130,18 @@ def test_the_same_inputs_give_the_same_bytes(folder: Path, checkpoint: Path, tmp
         assert sha(again / name) == sha(folder / name)
     assert Manifest.read(again).quants["fp32"].fidelity is None
     assert "not measured" in (again / "README.md").read_text()
+
+
+def test_another_process_gives_the_same_bytes_of_every_quant(checkpoint: Path, tmp_path: Path) -> None:
+    """With other hashes of strings, so another order of every set."""
+    quants = ",".join(RECIPES)
+    one = export_model(checkpoint, quant=quants, out=tmp_path / "one" / "Tiny-ONNX")
+    two = tmp_path / "two" / "Tiny-ONNX"
+    command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--quant", quants, "--out", str(two)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": "7"})
+    names = [path.relative_to(one) for path in sorted(one.rglob("*")) if path.is_file()]
+    assert names == [path.relative_to(two) for path in sorted(two.rglob("*")) if path.is_file()]
+    assert [name for name in names if sha(one / name) != sha(two / name)] == []
 
 
 def test_sharded_untied_and_prefixed_checkpoints_give_the_same_graph(tmp_path: Path, few: Path) -> None:

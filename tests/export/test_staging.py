@@ -288,7 +288,7 @@ def test_a_signal_cleans_up_within_five_seconds(checkpoint: Path, few: Path, tmp
     process.send_signal(number)
     _, errors = process.communicate(timeout=5)
     assert process.returncode == code, errors
-    assert "nothing was left behind" in errors
+    assert "nothing half-written was left behind" in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.txt"]
 
 

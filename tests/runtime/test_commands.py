@@ -517,8 +517,8 @@ def start_embedding(folder: Path, tmp_path: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("number", "code", "line"),
     [
-        (signal.SIGTERM, 143, "q3: terminated; nothing was left behind\n"),
-        (signal.SIGINT, 130, "\nq3: interrupted; nothing was left behind\n"),
+        (signal.SIGTERM, 143, "q3: terminated; nothing half-written was left behind\n"),
+        (signal.SIGINT, 130, "\nq3: interrupted; nothing half-written was left behind\n"),
     ],
 )
 def test_a_signal_while_embedding_ends_it_with_one_line_and_leaves_nothing(folder, tmp_path, number, code, line):
@@ -545,8 +545,8 @@ def seconds_of_ended() -> float:
 @pytest.mark.parametrize(
     ("number", "code", "line"),
     [
-        (signal.SIGTERM, 143, "q3: terminated; nothing was left behind\n"),
-        (signal.SIGINT, 130, "\nq3: interrupted; nothing was left behind\n"),
+        (signal.SIGTERM, 143, "q3: terminated; nothing half-written was left behind\n"),
+        (signal.SIGINT, 130, "\nq3: interrupted; nothing half-written was left behind\n"),
     ],
 )
 def test_a_signal_does_not_wait_for_the_end_of_a_long_text(copy, number, code, line):

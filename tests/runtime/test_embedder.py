@@ -1,7 +1,6 @@
 """Texts of every kind → vectors: as PyTorch gives them, or refused with what to do about it."""
 
 import base64
-import hashlib
 import json
 import random
 import re
@@ -11,14 +10,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 import transformers
+from tests.support.signing import sign
 
 from q3_runtime import Embedder
 from q3_runtime.errors import (
@@ -73,24 +71,6 @@ def model(folder: Path) -> Embedder:
     return Embedder(folder)
 
 
-@pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> SimpleNamespace:
-    """``ids(text, **options)`` and ``vector(text, **options)`` of transformers in PyTorch fp32."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    network = transformers.AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
-
-    def ids(text: str, **options: Any) -> list[int]:
-        return tokenizer(text, **options)["input_ids"]
-
-    def vector(text: str, **options: Any) -> np.ndarray:
-        rows = torch.tensor([ids(text, **options)])
-        with torch.no_grad():
-            hidden = network(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state
-        return torch.nn.functional.normalize(hidden[0, -1], dim=0).numpy()
-
-    return SimpleNamespace(ids=ids, vector=vector)
-
-
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
@@ -104,16 +84,6 @@ def assert_same(found: np.ndarray, expected: np.ndarray, largest: float = 1e-5) 
     np.testing.assert_allclose(found, expected, rtol=0, atol=largest)
 
 
-def sign_again(folder: Path, *names: str) -> None:
-    """Write the sizes and hashes of changed files into the manifest, as if they had been exported so."""
-    content = json.loads((folder / "q3.json").read_text("utf-8"))
-    for table in (content["files"], content["quants"]["fp32"]["files"]):
-        for name in table.keys() & set(names):
-            data = (folder / name).read_bytes()
-            table[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "q3.json").write_text(json.dumps(content), encoding="utf-8")
-
-
 def patch_weights(folder: Path, name: str, value: float, row: int | None = None) -> None:
     """Overwrite a weight, or one row of it, with one value, and sign the file again."""
     graph = onnx.load(folder / "onnx/model.onnx", load_external_data=False).graph
@@ -124,7 +94,7 @@ def patch_weights(folder: Path, name: str, value: float, row: int | None = None)
     )
     values[slice(None) if row is None else row] = value
     values.flush()
-    sign_again(folder, "onnx/model.onnx_data")
+    sign(folder)
 
 
 # Odd texts
@@ -534,7 +504,7 @@ def test_vectors_of_another_text_fail_the_self_check(copy):
     path.write_bytes(content)
     with pytest.raises(IntegrityError):
         Embedder(copy)
-    sign_again(copy, path.name)
+    sign(copy)
     with pytest.raises(ProviderError, match=r"self-check: cosine -?[01]\.\d+ .* expected at least 0\.99999") as caught:
         Embedder(copy)
     assert caught.value.exit_code == 7
@@ -547,7 +517,7 @@ def test_other_token_ids_than_at_export_fail_the_self_check(copy):
     for probe in probes:
         probe["ids"][0] += 1
     path.write_text(json.dumps(probes), encoding="utf-8")
-    sign_again(copy, path.name)
+    sign(copy)
     with pytest.raises(ProviderError, match=r"self-check: .* gave ids .*; type: pip install -U tokenizers") as caught:
         Embedder(copy)
     assert caught.value.exit_code == 7

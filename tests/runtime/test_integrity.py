@@ -231,6 +231,17 @@ def test_golden_vectors_that_cannot_be_read_are_an_integrity_error(copy, name, c
         Golden.read(copy)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("ids", 7), ("ids", []), ("ids", ["a"]), ("ids", [1.0]), ("ids", None), ("text", 7), ("kind", [])]
+)
+def test_a_golden_text_that_is_none_is_an_integrity_error(copy, key, value):
+    probes = json.loads((copy / "golden.json").read_text("utf-8"))
+    probes[1][key] = value
+    (copy / "golden.json").write_text(json.dumps(probes), encoding="utf-8")
+    with pytest.raises(IntegrityError, match="golden vectors cannot be read"):
+        Golden.read(copy)
+
+
 # Remembered hashes
 
 

@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from tests.support.signing import sign, with_graph
 
 from q3_runtime import Embedder
 from q3_runtime.errors import ProviderError, UsageError
@@ -162,6 +165,62 @@ def test_cuda_libraries_that_do_not_load_are_in_the_error_and_not_on_standard_ou
         open_session(folder, Manifest.read(folder).quants["fp32"], CUDA)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+def test_onnxruntime_says_nothing_of_a_graph_that_it_does_not_load_and_tries_no_other_provider(copy, capsys):
+    """By itself it prints that it falls back, on standard output, and does."""
+    path = copy / "onnx/model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"input_ids", b"input_id\xaa"))
+    sign(copy)
+    with pytest.raises(ProviderError, match="cannot run"):
+        Embedder(copy)
+    assert capsys.readouterr() == ("", "")
+
+
+def renamed(old: str, new: str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        for names in [node.input for node in model.graph.node] + [node.output for node in model.graph.node]:
+            names[:] = [new if name == old else name for name in names]
+        for value in (*model.graph.input, *model.graph.output):
+            value.name = new if value.name == old else value.name
+
+    return change
+
+
+def wider(model: onnx.ModelProto) -> None:
+    """Its vectors, twice as long."""
+    renamed("sentence_embedding", "half")(model)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("sentence_embedding", onnx.TensorProto.FLOAT, None))
+    del model.graph.output[[value.name for value in model.graph.output].index("half")]
+    model.graph.node.append(onnx.helper.make_node("Concat", ["half", "half"], ["sentence_embedding"], axis=-1))
+
+
+def flat(model: onnx.ModelProto) -> None:
+    """Its vectors, one behind the other."""
+    wider(model)
+    model.graph.node[-1].CopyFrom(onnx.helper.make_node("Flatten", ["half"], ["sentence_embedding"], axis=0))
+
+
+def without_end(model: onnx.ModelProto) -> None:
+    """A node that runs into an error."""
+    next(node for node in model.graph.node if node.op_type == "Range").input[1] = "input_ids"
+
+
+FOREIGN = {
+    "another input": (renamed("attention_mask", "mask"), "inputs .*'mask'.*, expected .*'attention_mask'"),
+    "another output": (renamed("sentence_embedding", "vector"), "'vector'.*, expected 'sentence_embedding' among them"),
+    "longer vectors": (wider, r"self-check: \[128\] numbers, expected \[64\], on CPU"),
+    "one vector for all": (flat, r"gave float32 \[1, 192\] for 3 texts, expected a row of numbers for each"),
+    "a node that fails": (without_end, "onnxruntime cannot run this graph: .*; try another quant, or export or download"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_graph_that_takes_or_gives_something_else_is_refused(case, copy):
+    change, message = FOREIGN[case]
+    with_graph(copy, change)
+    with pytest.raises(ProviderError, match=message):
+        Embedder(copy).encode(["a", "b", "c"])
 
 
 # Versions

@@ -38,17 +38,19 @@ class Environment:
         return json.loads(result.stdout) if result.stdout else None
 
 
-def environment(group: str) -> Environment:
+def environment(group: str, interpreter: str = sys.executable) -> Environment:
     """The environment of a dependency group: with the versions that it states, else with those of constraints.txt."""
     requirements = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"][group]
     stated = {_name(line) for line in requirements if re.search("[=<>]", line)}
     constraints = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     others = [line for line in constraints if line and not line.startswith("#") and _name(line) not in stated]
-    wanted = "\n".join([sys.version, *requirements, *others])
-    made = Environment(CACHE / group)
+    version = subprocess.run([interpreter, "-VV"], check=True, capture_output=True, text=True).stdout.strip()
+    wanted = "\n".join([version, *requirements, *others])
+    is_ours = interpreter == sys.executable
+    made = Environment(CACHE / (group if is_ours else f"{group}-{Path(interpreter).name}"))
     if not (made.folder / "made_of.txt").is_file() or (made.folder / "made_of.txt").read_text("utf-8") != wanted:
         shutil.rmtree(made.folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(made.folder)], check=True)
+        subprocess.run([interpreter, "-m", "venv", str(made.folder)], check=True)
         limits = made.folder / "constraints.txt"
         limits.write_text("\n".join(others), "utf-8")
         subprocess.run([made.python, *PIP, "install", "--quiet", "-c", str(limits), *requirements], check=True)
