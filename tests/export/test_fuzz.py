@@ -41,7 +41,7 @@ def changed_header(content: bytes) -> st.SearchStrategy[Content]:
     return (raw | value).map(lambda header: Content(header + content[end:]))
 
 
-@budgets(ci=150, full=10_000)
+@budgets(ci=60, full=3_000)
 @pytest.mark.parametrize("name", [SHARD, "model.safetensors.index.json", "config.json", "tokenizer.json"])
 def test_a_damaged_checkpoint(budget, name, subject, copy, fuzzed):
     path = copy / name

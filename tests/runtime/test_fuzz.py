@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from warnings import catch_warnings
 
@@ -13,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.fuzzing import Subject, budgets, changed_bytes, changed_graph, changed_json, examples, slots
-from tests.support.signing import GRAPH, sign
+from tests.support.signing import sign
 
+from q3_export import export_model
 from q3_runtime import Embedder
 from q3_runtime.errors import TextError
+from q3_runtime.quants import QUANTS
 
 OTHERS = ["tokenizer.json", "config.json", "golden.json", "golden.safetensors"]
 
@@ -47,7 +50,7 @@ def check(subject: Subject, copy: Path, name: str, content: bytes) -> None:
             file.write_bytes(original)
 
 
-@budgets(ci=300, full=10_000)
+@budgets(ci=100, full=3_000)
 def test_a_damaged_manifest(budget, subject, copy, fuzzed):
     content = (copy / "q3.json").read_bytes()
     parsed = json.loads(content)
@@ -61,21 +64,26 @@ def test_a_damaged_manifest(budget, subject, copy, fuzzed):
     fuzzed(subject.outcomes)
 
 
-@budgets(ci=300, full=10_000)
-def test_a_damaged_graph(budget, subject, copy, fuzzed):
-    content = (copy / GRAPH).read_bytes()
+@budgets(ci=60, full=1_500)
+@pytest.mark.parametrize("quant", ["fp32", "int8", "q4"])
+def test_a_damaged_graph(budget, quant, checkpoint, tmp_path, fuzzed):
+    good = export_model(checkpoint, quant=quant, out=tmp_path / "good")
+    copy = Path(shutil.copytree(good, tmp_path / "copy"))
+    name = QUANTS[quant].onnx_file
+    content = (copy / name).read_bytes()
     places = slots(content)
 
     @examples(budget)
     @given(changed_bytes(content) | changed_graph(content, places))
     def damage(found: bytes) -> None:
-        check(subject, copy, GRAPH, found)
+        check(subject, copy, name, found)
 
-    damage()
+    with closing(Subject("folder", good, copy)) as subject:
+        damage()
     fuzzed(subject.outcomes)
 
 
-@budgets(ci=100, full=3_000)
+@budgets(ci=40, full=1_000)
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "golden.json", "golden.safetensors"])
 def test_another_damaged_file(budget, name, subject, copy, fuzzed):
     content = (copy / name).read_bytes()
@@ -101,7 +109,7 @@ def is_refused(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-@budgets(ci=150, full=10_000)
+@budgets(ci=40, full=3_000)
 def test_texts_of_every_kind(budget, folder, reference, fuzzed):
     model, outcomes = Embedder(folder), Counter()
     limit = model.manifest.max_tokens

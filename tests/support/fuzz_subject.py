@@ -15,6 +15,8 @@ import numpy as np
 
 from q3_runtime.errors import Q3Error
 
+LEAST_COSINE = {"folder": 0.98, "checkpoint": 1 - 1e-12}
+"""To what is right. The self-check lets a folder through whose quant is at its floor, of one text."""
 TEXTS = ["a", "What is petroleum?", "ü" * 20]
 
 
@@ -47,19 +49,20 @@ def main(kind: str, good: str, path: str, room: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     print(json.dumps("right"), flush=True)
     for _ in sys.stdin:
-        print(json.dumps(_outcome(OPEN[kind], Path(path), right)), flush=True)
+        print(json.dumps(_outcome(kind, Path(path), right)), flush=True)
 
 
-def _outcome(open_: Callable[[Path], np.ndarray], path: Path, right: np.ndarray) -> str:
+def _outcome(kind: str, path: Path, right: np.ndarray) -> str:
     try:
-        found = open_(path)
+        found = OPEN[kind](path)
     except Q3Error as error:
         return f"refused: {error}"
     except BaseException:  # what a user would see as a traceback
         return f"a traceback: {traceback.format_exc()[-3000:]}"
-    if found.shape == right.shape and np.allclose(found, right, atol=1e-3):
-        return "right"
-    return f"wrong: {found.shape}, {np.abs(found - right).max() if found.shape == right.shape else right.shape}"
+    if found.shape != right.shape:
+        return f"wrong: {found.shape}"
+    cosines = (found * right).sum(axis=-1) / np.sqrt((found**2).sum(axis=-1) * (right**2).sum(axis=-1))
+    return "right" if cosines.min() >= LEAST_COSINE[kind] else f"wrong: cosines {cosines}"
 
 
 def _address_space() -> int:
