@@ -61,7 +61,7 @@ RECIPES = {
             table=TABLE8,
             target={"mean": 0.995, "min": 0.99},
             min_onnxruntime="1.30",
-        ),  # fmt: skip
+        ),
         Recipe(QUANTS["q8"], "float32", BLOCKS8, wider=FLOAT, table=TABLE8),
         Recipe(QUANTS["q4"], "float32", BLOCKS4, wider=BLOCKS8, table=TABLE8),
         Recipe(QUANTS["q4f16"], "float16", BLOCKS4, wider=BLOCKS8, table=TABLE8),
