@@ -14,6 +14,7 @@ WORDS = ["river", "Straße", "石油", "נהר", "🏳️‍🌈", "a", "antidis
 
 
 @pytest.mark.full("hardening")
+@pytest.mark.filterwarnings("ignore:.* had more than 2048 tokens:UserWarning")
 def test_half_an_hour_of_random_lengths_grows_by_less_than_50_mb(mini_folder):
     draw = random.Random(12)
     models = [Embedder(mini_folder, quant=quant) for quant in ("fp32", "int8")]
