@@ -47,6 +47,10 @@ def requantize(folder: Path, target: Path, quantizer: Quantizer) -> Path:
         quantizer(folder / GRAPH, target / GRAPH)
     finally:
         logging.disable(logging.NOTSET)
+    model = onnx.load(target / GRAPH)
+    for path in (target / GRAPH).parent.iterdir():
+        path.unlink()
+    onnx.save(model, target / GRAPH, save_as_external_data=True, location=f"{Path(GRAPH).name}_data")  # as the manifest has it
     return target
 
 

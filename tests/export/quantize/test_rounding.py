@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from q3_export.passes.quantized_linears import ZERO_POINT
 from q3_export.quantize.formats import BLOCKS4, BLOCKS8, INT8, TABLE8, Format
 from q3_export.quantize.rounding import CHUNK, as_computed, error, packed, quantized, restored
+from q3_runtime.saturation import precise_entry
 
 M, N, K = 5, 48, 96
 
@@ -27,7 +28,10 @@ def run(node: object, feeds: dict[str, np.ndarray], constants: dict[str, np.ndar
     graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], tensors)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+    options = onnxruntime.SessionOptions()
+    for name, value in precise_entry(onnxruntime).items():
+        options.add_session_config_entry(name, value)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
 
 
 @pytest.mark.parametrize("form", [BLOCKS8, BLOCKS4], ids=lambda form: form.name)
