@@ -89,9 +89,9 @@ class Runner:
                 (found,) = session.run([output or self._output], pad(ids, self._pad_id, padding_side))
                 return _rows(found, len(ids))
             except Exception as error:
-                if type(error).__module__.startswith("onnxruntime.") and not NO_MEMORY.search(str(error)):
-                    raise ProviderError(f"onnxruntime cannot run this graph: {one_line(error)}; {ANOTHER}") from error
                 if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+                    if type(error).__module__.startswith("onnxruntime."):
+                        raise ProviderError(f"onnxruntime cannot run this graph: {one_line(error)}; {ANOTHER}") from error
                     raise
                 room = None  # the estimate, or what the system said, was too hopeful
         if len(ids) == 1:

@@ -84,7 +84,7 @@ def test_a_damaged_graph(budget, quant, checkpoint, tmp_path, fuzzed):
 
 
 @budgets(ci=40, full=1_000)
-@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "golden.json", "golden.safetensors"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_another_damaged_file(budget, name, subject, copy, fuzzed):
     content = (copy / name).read_bytes()
     damaged = changed_bytes(content)

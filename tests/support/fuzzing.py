@@ -22,8 +22,8 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 60
 """Of one attempt, which takes some milliseconds, on a busy machine."""
 ROOM = 1 << 30
@@ -173,7 +173,7 @@ class Subject:
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
         )
         assert self._answer(SECONDS * 3) == "right"
 
