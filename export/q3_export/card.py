@@ -5,6 +5,7 @@ from importlib.resources import files
 
 from q3_runtime.manifest import Manifest, QuantEntry
 from q3_runtime.quants import QUANTS
+from q3_runtime.saturation import PRECISE
 
 HEAD = """---
 {front}
@@ -22,6 +23,13 @@ their own machine with `q3 verify DIR`.
 | quant | file | MB | {columns} |
 |---|---|---|{rule}
 """
+
+
+LOSSY = """
+
+A CPU without VNNI or AMX (Intel before Ice Lake and Alder Lake, AMD before Zen 4) loses sums of 8-bit products in
+onnxruntime. q3-onnx notices and has {names} computed precisely; other tools do not and get wrong vectors or scores: there, use
+another quant, or give them `SessionOptions` with `add_session_config_entry("{entry}", "1")`."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,8 @@ def card(manifest: Manifest) -> str:
     rows = "\n".join(_row(form, name, entry) for name, entry in manifest.quants.items())
     lowered = [name for name, entry in manifest.quants.items() if entry.fidelity and entry.fidelity.get("floor_lowered")]
     note = f"\n\nThe floor was lowered by hand for: {', '.join(lowered)}." if lowered else ""
+    if lossy := [name for name, entry in manifest.quants.items() if entry.has_int8_products]:
+        note += LOSSY.format(names=", ".join(lossy), entry=PRECISE)
     query = manifest.prompts.get("query", "").replace("\n", "\\n")
     file = manifest.quants[first].onnx_file
     dtype = next(name for name, quant in QUANTS.items() if quant.onnx_file == file)

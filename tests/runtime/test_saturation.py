@@ -49,3 +49,9 @@ def test_a_haswell_is_told_to_multiply_precisely() -> None:
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "runtime")}
     )
     assert done.stdout.strip() == str({PRECISE: "1"})
+
+
+def test_a_folder_tells_what_to_do_with_other_tools_where_it_holds_such_products(folder: Path, mini_folder: Path) -> None:
+    entry = f'add_session_config_entry("{PRECISE}", "1")'
+    assert entry in (mini_folder / "README.md").read_text("utf-8")
+    assert entry not in (folder / "README.md").read_text("utf-8")
