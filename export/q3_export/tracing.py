@@ -10,10 +10,12 @@ The traced graph takes right-padded rows that start at position 0:
 What a user feeds, padding on either side and a mask, is arranged by the passes.
 """
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import MethodType
 from typing import Any
 
@@ -33,9 +35,16 @@ FUSED = "q3_fused"
 def trace(config: Qwen3Config) -> ir.Model:
     """The graph of the model's hidden states, its weights named and not yet there.
 
-    Attention with its rotary embedding and every RMSNorm come out as one operator each.
+    Attention with its rotary embedding and every RMSNorm come out as one operator each. Equal configs are traced once in a
+    process; what is returned is the caller's to change.
     """
-    config = Qwen3Config.from_dict(config.to_dict() | {"use_cache": False})
+    return _traced(json.dumps(config.to_dict() | {"use_cache": False}, sort_keys=True)).clone()
+
+
+@lru_cache(maxsize=4)
+def _traced(stated: str) -> ir.Model:
+    """Seconds for a small model and a minute for a large one. ``stated``: a config as JSON."""
+    config = Qwen3Config.from_dict(json.loads(stated))
     config._attn_implementation = FUSED
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, fused_operators(), _quiet():

@@ -91,3 +91,12 @@ def test_tracing_reads_no_weight_and_leaves_transformers_as_it_was(checkpoint: P
     model = trace(open_checkpoint(checkpoint).config)
     assert all(value.const_value is None for value in model.graph.initializers.values())
     assert modeling_qwen3.apply_rotary_pos_emb is before
+
+
+def test_what_is_done_to_a_traced_graph_is_not_seen_by_who_traces_it_next(checkpoint: Path) -> None:
+    config = open_checkpoint(checkpoint).config
+    first = trace(config)
+    before = ir.to_proto(first).SerializeToString()
+    passes.clean(first)
+    first.graph.initializers.clear()
+    assert ir.to_proto(trace(config)).SerializeToString() == before

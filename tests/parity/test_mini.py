@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors import safe_open
 from tests.conftest import ROOT
 from tests.support import quality
@@ -40,19 +41,33 @@ def test_it_is_small_and_laid_out_like_the_published_models() -> None:
         assert {str(file.get_slice(name).get_dtype()) for name in file.keys()} == {"BF16"}  # noqa: SIM118  # no mapping
 
 
-def test_sts_in_english(mini: Embedder, shared_text: Path) -> None:
-    figures = {dim: quality.sts_spearman(mini.encode_document, shared_text, "en", dim) for dim in (256, 64)}
+@pytest.fixture(scope="module")
+def encode_document(mini: Embedder) -> quality.Encode:
+    return quality.remembering(mini.encode_document)
+
+
+@pytest.fixture(scope="module")
+def encode_query(mini: Embedder) -> quality.Encode:
+    return quality.remembering(mini.encode_query)
+
+
+def test_sts_in_english(encode_document: quality.Encode, shared_text: Path) -> None:
+    figures = {dim: quality.sts_spearman(encode_document, shared_text, "en", dim) for dim in (256, 64)}
     assert figures[256] >= 0.70
     assert figures[64] >= 0.65
 
 
-def test_a_question_finds_its_paragraph(mini: Embedder, shared_text: Path) -> None:
+def test_a_question_finds_its_paragraph(
+    encode_query: quality.Encode, encode_document: quality.Encode, shared_text: Path
+) -> None:
     data = quality.xquad(shared_text, "en")
-    questions, paragraphs = mini.encode_query(data.questions), mini.encode_document(data.paragraphs)
+    questions, paragraphs = encode_query(data.questions), encode_document(data.paragraphs)
     assert quality.recall_at_10(questions, paragraphs, data.answers) >= 0.75
 
 
-def test_the_figures_on_its_card_are_the_figures_it_has(mini: Embedder, shared_text: Path) -> None:
+def test_the_figures_on_its_card_are_the_figures_it_has(
+    encode_query: quality.Encode, encode_document: quality.Encode, shared_text: Path
+) -> None:
     """The table of models/mini/README.md, English rows, to the three digits it prints."""
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -60,10 +75,10 @@ def test_the_figures_on_its_card_are_the_figures_it_has(mini: Embedder, shared_t
         if line.startswith("| ")
     ]
     printed = {row[0]: row[1:] for row in rows}
-    found = [f"{quality.sts_spearman(mini.encode_document, shared_text, 'en', dim):.3f}" for dim in (256, 128, 64, 32)]
+    found = [f"{quality.sts_spearman(encode_document, shared_text, 'en', dim):.3f}" for dim in (256, 128, 64, 32)]
     assert printed["STS-B dev, en"] == found
     data = quality.xquad(shared_text, "en")
-    questions, paragraphs = mini.encode_query(data.questions), mini.encode_document(data.paragraphs)
+    questions, paragraphs = encode_query(data.questions), encode_document(data.paragraphs)
     found = [f"{quality.recall_at_10(questions, paragraphs, data.answers, dim):.3f}" for dim in (256, 128, 64, 32)]
     assert printed["XQuAD recall@10, en"] == found
 

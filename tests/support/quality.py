@@ -23,6 +23,18 @@ class Retrieval:
     answers: NDArray[np.int64]
 
 
+def remembering(encode: Encode) -> Encode:
+    """The same, and each list of texts is encoded once."""
+    known: dict[tuple[str, ...], Vectors] = {}
+
+    def vectors(texts: list[str]) -> Vectors:
+        if tuple(texts) not in known:
+            known[tuple(texts)] = encode(texts)
+        return known[tuple(texts)]
+
+    return vectors
+
+
 def sts_pairs(shared: Path, language: str) -> tuple[list[str], list[str], NDArray[np.float64]]:
     """The 1,500 pairs of STS-B's development set, and people's scores, 0 to 5."""
     with (shared / f"text/stsb/stsb-{language}-dev.csv").open(encoding="utf-8", newline="") as file:
