@@ -1,31 +1,39 @@
 """Token ids of many texts → right-padded batches of similar length, within a budget of tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 BATCH_TOKENS = 2048
 """Default budget of a batch: rows times the longest of them, padding counted."""
+RUN_TOKENS = 16
+"""What a run costs beside its tokens, in tokens; measured on 2 cores: 9 to 21 for models/mini, 12 for 0.6B's shape as int8."""
 
 
-def batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
     """Rows of each batch, longest texts first so that running out of memory shows at once.
 
-    A single text longer than the budget is a batch of its own.
+    Of all ways to cut the sorted rows into batches within the budget the one that costs least: padding, or one run more. A
+    single text longer than the budget is a batch of its own.
 
-    Example: ``list(batches([3, 9, 2], batch_tokens=10))`` → ``[[1], [0, 2]]``.
+    Example: ``batches([3, 9, 2], batch_tokens=10)`` → ``[[1], [0, 2]]``.
     """
-    batch: list[int] = []
-    longest = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        longest = longest or lengths[row]
-        if batch and (len(batch) + 1) * longest > batch_tokens:
-            yield batch
-            batch, longest = [], lengths[row]
-        batch.append(row)
-    if batch:
-        yield batch
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    costs = np.full(len(order) + 1, np.inf)  # of the rows before this place
+    costs[0] = 0
+    begins = np.zeros(len(order) + 1, np.int64)  # where the last of their batches begins
+    for begin, row in enumerate(order):
+        longest = max(1, lengths[row])
+        sizes = np.arange(1, 1 + min(max(1, batch_tokens // longest), len(order) - begin))
+        found = costs[begin] + RUN_TOKENS + sizes * longest
+        ends = begin + sizes[found < costs[begin + sizes]]
+        costs[ends], begins[ends] = found[ends - begin - 1], begin
+    cut, end = list[list[int]](), len(order)
+    while end:
+        cut.append(order[begins[end] : end])
+        end = begins[end]
+    return cut[::-1]
 
 
 def pad(ids: Sequence[npt.NDArray[np.int64]], pad_id: int, padding_side: str = "right") -> dict[str, npt.NDArray[np.int64]]:

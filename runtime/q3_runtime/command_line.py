@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from q3_runtime.errors import Q3Error, StorageError
+from q3_runtime.errors import Q3Error, StorageError, disk_message
 
 
 class Terminated(BaseException):
@@ -42,9 +42,7 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
     except Q3Error as error:
         return _failed(program, args, error, error.exit_code, error.fault)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        message = f"{where}{error.strerror or error}; check the path, its permissions and the free space"
-        return _failed(program, args, error, StorageError.exit_code, "E_IO", message)
+        return _failed(program, args, error, StorageError.exit_code, "E_IO", disk_message(error))
     except Exception as error:
         hint = "run again with --debug and report it"
         return _failed(program, args, error, 1, "E_BUG", f"unexpected {type(error).__name__}: {error}; {hint}")

@@ -146,5 +146,11 @@ class StoppedError(Q3Error):
     exit_code = 75
 
 
+def disk_message(error: OSError, place: object = None) -> str:
+    """An error of the file system in our form; ``place`` is named where it does not say where itself."""
+    where = f"{error.filename or place}: " if error.filename or place else ""
+    return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
+
+
 def _named(index: int | None) -> str:
     return "the prompt" if index is None else f"text {index}"

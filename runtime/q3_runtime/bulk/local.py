@@ -44,7 +44,7 @@ def run_local(
     """
     answers: Answers = SimpleQueue()
     todo, again = map(plan.task, numbers), list[Task]()
-    running = {_Process(options, answers) for _ in range(workers)}
+    running = {_Process(options, answers) for _ in range(min(workers, len(numbers)))}
     try:
         while running:
             process, answer = answers.get()

@@ -16,6 +16,10 @@ from q3_runtime.errors import InputError
 
 CHUNK_BYTES = 256 << 10
 """Text of one task, about: 64,000 tokens, which int8 of 0.6B computes in 75 s on two cores."""
+LEAST_CHUNK_BYTES = 16 << 10
+"""Of one task of a small input, about: 4,000 tokens, enough for batches of texts that are near in length."""
+LEAST_TASKS = 64
+"""What is divided into fewer than the workers leaves some of them idle; how many these are may change from run to run."""
 
 
 @dataclass
@@ -53,10 +57,11 @@ def plan(
         InputError: a file that cannot be read, has no rows, or no such column; an id that stands twice.
     """
     writer, skipped, integers, named = PlanWriter(), [], True, []
+    chunk_bytes = max(LEAST_CHUNK_BYTES, min(CHUNK_BYTES, sum(source.bytes for source in sources) // LEAST_TASKS))
     with IdFiles(folder.temporary()) as ids:
         for source in sources:
             try:
-                chunks = list(_chunks(source, columns, chunk_rows))
+                chunks = list(_chunks(source, columns, chunk_rows, chunk_bytes))
                 if not chunks:
                     raise InputError(f"{source.path}: no rows; leave it out, or pass --keep-going")
                 fingerprint = source.fingerprint()
@@ -77,14 +82,14 @@ def plan(
     return Planned(writer.rows, "int64" if integers else "string", writer.digest(), skipped)
 
 
-def _chunks(source: Source, columns: Columns, chunk_rows: int) -> Iterator[Chunk]:
+def _chunks(source: Source, columns: Columns, chunk_rows: int, chunk_bytes: int) -> Iterator[Chunk]:
     if source.format == "parquet":
-        yield from _parquet_chunks(source, columns, chunk_rows)
+        yield from _parquet_chunks(source, columns, chunk_rows, chunk_bytes)
         return
     start = begin = count = place = 0
     has_text = False
     for place, record in enumerate(rows(source, columns)):
-        if count and (count >= chunk_rows or record.offset - begin >= CHUNK_BYTES):
+        if count and (count >= chunk_rows or record.offset - begin >= chunk_bytes):
             yield Chunk(start, begin, count)
             count = 0
         if not count:
@@ -112,8 +117,8 @@ def _note_ids(source: Source, columns: Columns, ids: IdFiles, first_row: int, un
     return integers
 
 
-def _parquet_chunks(source: Source, columns: Columns, chunk_rows: int) -> Iterator[Chunk]:
-    """As many rows as have CHUNK_BYTES of text in the mean of their row group; a chunk does not reach into the next group."""
+def _parquet_chunks(source: Source, columns: Columns, chunk_rows: int, chunk_bytes: int) -> Iterator[Chunk]:
+    """As many rows as have so much text in the mean of their row group; a chunk does not reach into the next group."""
     with open_parquet(source) as file:
         check_columns(source, file.schema_arrow, columns)
         at = next(i for i in range(file.metadata.num_columns) if file.metadata.schema.column(i).path == columns.text)
@@ -121,7 +126,7 @@ def _parquet_chunks(source: Source, columns: Columns, chunk_rows: int) -> Iterat
         for group in range(file.num_row_groups):
             found = file.metadata.row_group(group)
             size = found.column(at).total_uncompressed_size / max(1, found.num_rows)
-            step = max(1, min(chunk_rows, int(CHUNK_BYTES / max(1.0, size))))
+            step = max(1, min(chunk_rows, int(chunk_bytes / max(1.0, size))))
             for start in range(0, found.num_rows, step):
                 yield Chunk(row + start, group, min(step, found.num_rows - start))
             row += found.num_rows

@@ -29,7 +29,7 @@ from q3_runtime.bulk.sources import Source
 from q3_runtime.bulk.tasks import Task
 from q3_runtime.durable import patiently
 from q3_runtime.embedder import Embedder
-from q3_runtime.errors import InputError, Q3Error, TooLargeError
+from q3_runtime.errors import InputError, Q3Error, TooLargeError, disk_message
 from q3_runtime.precisions import chosen, chosen_ranges
 from q3_runtime.vectors import Vectors
 
@@ -182,7 +182,7 @@ def told(error: Exception, place: object) -> dict[str, str | None]:
     if isinstance(error, Q3Error):
         return {"kind": type(error).__name__, "message": str(error), "fault": error.fault}
     if isinstance(error, OSError):
-        return {"kind": "StorageError", "message": f"{error.filename or place}: {error.strerror or error}", "fault": "E_IO"}
+        return {"kind": "StorageError", "message": disk_message(error, place), "fault": "E_IO"}
     message = f"unexpected {type(error).__name__}: {error}; run again with --workers 1 and report it"
     return {"kind": "Q3Error", "message": message, "fault": "E_BUG"}
 

@@ -249,7 +249,7 @@ find "$disk/out" -name "*.parquet" -path "*parts*" -exec sha256sum {} + > "$disk
             return {Path(line.split()[1]).name: line.split()[0] for line in read(suffix).splitlines()}
 
         assert read("code") == "5\n", read("said")
-        assert "No space left on device" in read("said").splitlines()[-1]
+        assert "No space left on device; check the path" in read("said").splitlines()[-1]
         first, second = parts("parts"), parts("parts2")
         assert 0 < len(first) < len(second)
         assert read("code2") == "0\n", read("said2")

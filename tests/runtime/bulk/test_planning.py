@@ -1,6 +1,7 @@
 """Every row of every file is in one task, whatever the format; ids that stand twice are found (B7, B12, B27)."""
 
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,13 +66,22 @@ def test_tasks_hold_every_row_once_and_in_order(tmp_path_factory, shapes, chunk_
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 def test_long_texts_make_tasks_of_few_rows(ending, tmp_path, place):
     path = tmp_path / f"a.{ending}"
-    text = [f"{row} {'x' * (CHUNK_BYTES // 4)}" for row in range(32)]
+    seeded = Random(0)
+    text = [seeded.randbytes(CHUNK_BYTES // 8).hex() for _ in range(260)]  # hardly smaller when Parquet compresses it
     if ending == "parquet":
         pq.write_table(pa.table({"text": text}), path, use_dictionary=False)
     else:
         files.write(path, text)
     _, tasks = planned(place, [path])
     assert {task.rows for task in tasks} <= {2, 3, 4}
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl", "parquet"])
+def test_a_small_input_is_divided_for_many_workers_and_not_into_crumbs(ending, tmp_path, place):
+    lines = [f"{number} is a line of news, of fifty characters" for number in range(3000)]
+    _, tasks = planned(place, [files.write(tmp_path / f"few.{ending}", lines)])
+    assert 8 <= len(tasks) <= 12
+    assert max(task.rows for task in tasks) <= 1.3 * 3000 / len(tasks)
 
 
 def test_files_that_cannot_be_read_are_refused_or_left_out_and_named(tmp_path, place):

@@ -1,0 +1,45 @@
+"""Texts of any lengths → batches: each once, longest first, within the budget, and no cheaper way to cut them."""
+
+from itertools import combinations, pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from q3_runtime.batching import RUN_TOKENS, batches
+
+
+def cost(lengths: list[int], cut: list[list[int]]) -> int:
+    """Tokens that are computed, padding counted, and what the runs cost beside them."""
+    return sum(RUN_TOKENS + len(rows) * max(lengths[row] for row in rows) for rows in cut)
+
+
+def fits(lengths: list[int], rows: list[int], budget: int) -> bool:
+    return len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
+
+
+@given(st.lists(st.integers(1, 3000), max_size=300), st.integers(1, 5000))
+def test_every_row_is_in_one_batch_longest_first_and_within_the_budget(lengths, budget):
+    cut = batches(lengths, budget)
+    assert sorted(row for rows in cut for row in rows) == list(range(len(lengths)))
+    in_order = [lengths[row] for rows in cut for row in rows]
+    assert in_order == sorted(in_order, reverse=True)
+    assert all(fits(lengths, rows, budget) for rows in cut)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(1, 200))
+def test_no_other_cut_of_the_sorted_rows_costs_less(lengths, budget):
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    places = range(1, len(order))
+    every = (
+        [order[begin:end] for begin, end in pairwise([0, *chosen, len(order)])]
+        for count in range(len(order))
+        for chosen in combinations(places, count)
+    )
+    best = min(cost(lengths, cut) for cut in every if all(fits(lengths, rows, budget) for rows in cut))
+    assert cost(lengths, batches(lengths, budget)) == best
+
+
+def test_a_hundred_lines_are_computed_with_a_tenth_of_padding() -> None:
+    lengths = [10 + (37 * number) % 111 for number in range(100)]  # 10 to 120, as many of each
+    padded = sum(len(rows) * max(lengths[row] for row in rows) for rows in batches(lengths))
+    assert padded <= 1.1 * sum(lengths)
