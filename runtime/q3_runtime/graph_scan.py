@@ -18,6 +18,8 @@ EXTERNAL = 1
 """Of ``TensorProto.data_location``."""
 POINTS_TO_A_FILE = "EPContext"
 """Operator of com.microsoft whose attribute is a path (onnxruntime.ai/docs/execution-providers/EP-Context-Design.html)."""
+NEEDS_ALL_INPUTS = ("Max", "Min", "Sum", "Mean", "Einsum")
+"""Operators of ONNX that take any number of inputs: where one of them has no name, onnxruntime 1.31 ends the process."""
 MESSAGES: dict[str, dict[int, str]] = {
     "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -28,7 +30,7 @@ MESSAGES: dict[str, dict[int, str]] = {
 }
 """Message → its fields that are messages in turn."""
 VALUES: dict[str, dict[int, tuple[str, type]]] = {
-    "node": {4: ("type", slice), 7: ("domain", slice)},
+    "node": {1: ("input", slice), 4: ("type", slice), 7: ("domain", slice)},
     "opset": {1: ("domain", slice)},
     "tensor": {8: ("name", slice), 14: ("location", int)},
     "entry": {1: ("key", slice), 2: ("value", slice)},
@@ -109,6 +111,8 @@ class _Scanner:
                     entries.append(found)
             elif form is type(value):
                 own[name] = self._text(value) if isinstance(value, slice) else value
+                if name == "input" and not own[name]:
+                    own["unnamed"] = 1
         self._note(kind, own, entries)
         return own
 
@@ -116,7 +120,10 @@ class _Scanner:
         if kind == "graph":
             self.graphs += 1
         elif kind == "node":
-            self.found.operators.add((str(own.get("domain", "")), str(own.get("type", ""))))
+            operator = str(own.get("type", ""))
+            self.found.operators.add((str(own.get("domain", "")), operator))
+            if "unnamed" in own and operator in NEEDS_ALL_INPUTS:
+                raise GraphError(f"an input of {operator} has no name, expected one of each")
         elif kind == "opset":
             self.found.domains.add(str(own.get("domain", "")))
         elif kind == "tensor" and (entries or own.get("location") == EXTERNAL):

@@ -14,6 +14,8 @@ import tokenizers
 from q3_runtime.errors import IntegrityError, TextError, TextTypeError, TooLongError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+SUBWORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
+"""Where a merge is without it, tokenizers ends the process."""
 
 
 class Encoded(NamedTuple):
@@ -35,10 +37,7 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, max_tokens: int, *, split_special_tokens: bool = False, plain: bool = False) -> None:
-        try:
-            self._tokenizer = _without_added_tokens(path) if plain else tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise IntegrityError(f"{path}: not a tokenizer ({error}); export or download the folder again") from error
+        self._tokenizer = open_tokenizer(path, plain=plain)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = split_special_tokens
@@ -105,8 +104,27 @@ class Tokenizer:
         return self._tokenizer
 
 
-def _without_added_tokens(path: Path) -> tokenizers.Tokenizer:
-    content = json.loads(path.read_text("utf-8"))
+def open_tokenizer(path: Path, *, plain: bool = False) -> tokenizers.Tokenizer:
+    """A tokenizer.json that has encoded a text: tokenizers panics on a template with an unknown token only then.
+
+    Raises:
+        IntegrityError: not a tokenizer, or one on which tokenizers panics.
+    """
+    try:
+        content = path.read_bytes()
+        if SUBWORD_PREFIX.search(content):
+            raise ValueError("it has a continuing_subword_prefix, which no Qwen3 tokenizer has")
+        found = _without_added_tokens(content) if plain else tokenizers.Tokenizer.from_file(str(path))
+        found.encode("")
+    except BaseException as error:  # bare Exception and panics, which are not even that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise IntegrityError(f"{path}: not a tokenizer ({error}); export or download the folder again") from error
+    return found
+
+
+def _without_added_tokens(file: bytes) -> tokenizers.Tokenizer:
+    content = json.loads(file)
     return tokenizers.Tokenizer.from_str(json.dumps(content | {"added_tokens": [], "post_processor": None}))
 
 

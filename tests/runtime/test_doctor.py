@@ -131,6 +131,11 @@ def test_a_tokenizer_that_appends_nothing_is_named(foreign: Path) -> None:
     assert "every text ends in nothing, expected <|endoftext|>" in problems(diagnose(foreign))["end of text"]
 
 
+def test_a_tokenizer_on_which_tokenizers_panics_is_a_finding(foreign: Path) -> None:
+    edit(foreign / "tokenizer.json", lambda content: content["post_processor"]["processors"][1].update(special_tokens={}))
+    assert any("tokenizer.json" in finding.text for finding in diagnose(foreign).problems)
+
+
 def test_position_ids_and_a_kv_cache_are_named_and_fed(foreign: Path) -> None:
     def add(graph: onnx.GraphProto) -> None:
         graph.input.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "sequence"]))

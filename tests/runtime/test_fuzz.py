@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.fuzzing import Subject, budgets, changed_bytes, changed_graph, changed_json, examples, slots
+from tests.support.fuzzing import Content, Subject, budgets, changed_bytes, changed_graph, changed_json, examples, slots
 from tests.support.signing import sign
 
 from q3_export import export_model
@@ -70,7 +70,7 @@ def test_a_damaged_graph(budget, quant, checkpoint, tmp_path, fuzzed):
     good = export_model(checkpoint, quant=quant, out=tmp_path / "good")
     copy = Path(shutil.copytree(good, tmp_path / "copy"))
     name = QUANTS[quant].onnx_file
-    content = (copy / name).read_bytes()
+    content = Content((copy / name).read_bytes())
     places = slots(content)
 
     @examples(budget)

@@ -207,10 +207,24 @@ def test_check_hashes_false_still_has_one_clear_error_for_a_graph_that_is_none(c
     assert "\n" not in str(caught.value)
 
 
-def test_check_hashes_false_still_has_one_clear_error_for_a_tokenizer_that_is_none(copy):
-    (copy / "tokenizer.json").write_text("{}")
-    with pytest.raises(IntegrityError, match=r"tokenizer\.json: not a tokenizer"):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.clear(),
+        lambda content: content["post_processor"]["processors"][1].update(
+            special_tokens={}
+        ),  # tokenizers panics when it encodes
+        lambda content: content["model"].update(continuing_subword_prefix="##"),  # panics when it is loaded
+        lambda content: content["model"].update(continuing_subword_prefix="x"),  # ends the process
+    ],
+)
+def test_check_hashes_false_still_has_one_clear_error_for_a_tokenizer_that_is_none(copy, damage):
+    content = json.loads((copy / "tokenizer.json").read_text("utf-8"))
+    damage(content)
+    (copy / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json: not a tokenizer") as caught:
         Embedder(copy, check_hashes=False)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

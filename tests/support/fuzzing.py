@@ -48,6 +48,13 @@ class Content(bytes):
         return f"{len(self)} bytes"
 
 
+class Slots(list[tuple[Any, ...]]):
+    """Too many to be printed, which hypothesis does where it cannot draw a number."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} slots"
+
+
 def budgets(ci: int, full: int) -> pytest.MarkDecorator:
     """How many examples the argument ``budget`` stands for: in CI, and in scripts/test --full hardening."""
     return pytest.mark.parametrize("budget", [ci, pytest.param(full, marks=pytest.mark.full("hardening"))])
@@ -117,7 +124,7 @@ OTHERS: dict[type, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def changed_graph(draw: st.DrawFn, content: bytes, slots: list[tuple[Any, ...]]) -> Content:
+def changed_graph(draw: st.DrawFn, content: Content, slots: Slots) -> Content:
     """One to three fields of a model, ``slots`` of it, replaced, doubled or taken away: a graph that is well formed."""
     model = ModelProto.FromString(content)
     for *way, name, index in draw(st.lists(st.sampled_from(slots), min_size=1, max_size=3)):
@@ -143,9 +150,9 @@ def _at(message: Message, name: str, index: int | None) -> Any:
     return getattr(message, name) if index is None else getattr(message, name)[index]
 
 
-def slots(content: bytes) -> list[tuple[Any, ...]]:
+def slots(content: Content) -> Slots:
     """Of a model, the way to each field that is set: names and places of its messages, name and place of the field."""
-    return list(_slots(ModelProto.FromString(content), ()))
+    return Slots(_slots(ModelProto.FromString(content), ()))
 
 
 def _slots(message: Any, way: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:

@@ -8,9 +8,10 @@ from typing import Any
 import tokenizers
 
 from q3_runtime import strict_json
-from q3_runtime.errors import ModelError, UsageError
+from q3_runtime.errors import IntegrityError, ModelError, UsageError
 from q3_runtime.manifest import MANIFEST_NAME, Manifest
 from q3_runtime.quants import CPU_ORDER, QUANTS
+from q3_runtime.tokenization import open_tokenizer
 
 MAX_JSON_BYTES, MAX_TOKENIZER_BYTES = 1 << 20, 1 << 28
 END = "<|endoftext|>"
@@ -138,10 +139,10 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
     path = folder / "tokenizer.json"
     if path.is_file() and path.stat().st_size <= MAX_TOKENIZER_BYTES:
         try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            tokenizer = open_tokenizer(path)
             tokenizer.no_padding()
             tokenizer.no_truncation()
-        except Exception as error:  # tokenizers raises bare Exception
+        except IntegrityError as error:
             damaged["tokenizer.json"] = str(error)
     patient = Patient(folder, folder / graph, "embedding", manifest, chosen, files, damaged, tokenizer)
     if (manifest.kind == "reranker") if manifest else patient.is_cross_encoder:
