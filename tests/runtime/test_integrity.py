@@ -207,6 +207,13 @@ def test_check_hashes_false_still_has_one_clear_error_for_a_graph_that_is_none(c
     assert "\n" not in str(caught.value)
 
 
+def test_check_hashes_false_still_has_one_clear_error_for_a_tokenizer_that_appends_nothing(copy):
+    content = json.loads((copy / "tokenizer.json").read_text("utf-8"))
+    (copy / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}), "utf-8")
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json: it appends nothing to a text, expected <\|endoftext\|>"):
+        Embedder(copy, check_hashes=False)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
