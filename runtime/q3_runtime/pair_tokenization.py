@@ -22,12 +22,14 @@ class PairTokenizer:
 
     Raises:
         IntegrityError: not a tokenizer.
-        UsageError: a template that leaves no room for a body.
+        UsageError: a template that leaves no room for a body, or has no suffix.
     """
 
     def __init__(self, path: Path, max_tokens: int, template: Template) -> None:
         whole = Tokenizer(path, max_tokens)
         self.prefix, self.suffix = (item.ids for item in whole.encode([template.prefix, template.suffix]))
+        if not len(self.suffix):
+            raise UsageError(f"the template's suffix {template.suffix!r} has no tokens, expected some: the last is scored")
         self.max_body = max_tokens - len(self.prefix) - len(self.suffix)
         if self.max_body < 1:
             raise UsageError(f"the template takes {max_tokens - self.max_body} tokens, expected fewer than {max_tokens}")

@@ -177,6 +177,11 @@ def test_wrong_options_are_named(model: Reranker, options: dict) -> None:
         model.rank(QUERY, DOCUMENTS, **options)
 
 
+def test_a_template_without_a_suffix_is_refused(reranker_folder: Path) -> None:
+    with pytest.raises(UsageError, match="the template's suffix '' has no tokens"):
+        Reranker(reranker_folder, quant="fp32", template=Template("", OFFICIAL.body, "", "x"))
+
+
 def test_a_template_without_a_place_for_the_document_is_refused() -> None:
     with pytest.raises(UsageError, match=r"expected \{document\} in it"):
         Template("", "{query}", "", "")
