@@ -523,6 +523,16 @@ def test_other_token_ids_than_at_export_fail_the_self_check(copy):
     assert caught.value.exit_code == 7
 
 
+def test_another_id_of_one_token_anywhere_in_the_golden_texts_fails_the_self_check(copy):
+    path = copy / "golden.json"
+    probes = json.loads(path.read_text("utf-8"))
+    probes[-1]["ids"][-2] += 1
+    path.write_text(json.dumps(probes), encoding="utf-8")
+    sign(copy)
+    with pytest.raises(ProviderError, match=r"self-check: .* gave ids \[\d+, \d+\] from token \d+ on, expected \["):
+        Embedder(copy)
+
+
 def test_weights_that_were_changed_and_signed_fail_the_self_check(copy):
     patch_weights(copy, "layers.1.mlp.up_proj.weight", 0.01)
     with pytest.raises(ProviderError, match="self-check: cosine"):
