@@ -114,7 +114,7 @@ def open_tokenizer(path: Path, *, plain: bool = False) -> tokenizers.Tokenizer:
         content = path.read_bytes()
         if SUBWORD_PREFIX.search(content):
             raise ValueError("it has a continuing_subword_prefix, which no Qwen3 tokenizer has")
-        found = _without_added_tokens(content) if plain else tokenizers.Tokenizer.from_file(str(path))
+        found = _without_added_tokens(content) if plain else tokenizers.Tokenizer.from_buffer(content)
         found.encode("")
     except BaseException as error:  # bare Exception and panics, which are not even that
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
