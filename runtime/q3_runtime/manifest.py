@@ -157,6 +157,7 @@ class Manifest:
         """What the runtime counts with, formats or takes apart is what it takes it for."""
         right = {
             "source": _is_table(self.source, str | None) and {"id", "sha256"} <= self.source.keys(),
+            "license": isinstance(self.license, str | None),
             "made_with": _is_table(self.made_with, str),
             "dims": _is_whole(self.dims, least=1),
             "mrl_dims": isinstance(self.mrl_dims, list) and all(_is_whole(dim, 1, self.dims) for dim in self.mrl_dims),
@@ -166,6 +167,9 @@ class Manifest:
         }
         for name, entry in self.quants.items():
             right[f"{name}.min_onnxruntime"] = re.fullmatch(r"\d{1,9}\.\d{1,9}(\..*)?", entry.min_onnxruntime) is not None
+            right[f"{name}.recipe"] = isinstance(entry.recipe, dict)
+            for key in ("kept_wider", "inputs", "outputs"):
+                right[f"{name}.{key}"] = _are_names(getattr(entry, key))
             figures = entry.fidelity
             right[f"{name}.fidelity"] = figures is None or (
                 _is_table(figures["floor"], float | int)
@@ -199,6 +203,10 @@ def _are_ranges(value: object, dims: int) -> bool:
 
 def _is_table(value: object, kind: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(item, kind) for item in value.values())
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def is_plain_path(name: str) -> bool:

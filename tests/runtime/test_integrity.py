@@ -486,6 +486,7 @@ def test_a_manifest_that_is_too_large_is_not_read(copy):
     [
         ("source", None),
         ("source", {}),
+        ("license", 5),
         ("made_with", 5),
         ("dims", "64"),
         ("dims", 0),
@@ -511,6 +512,10 @@ def test_a_manifest_that_is_too_large_is_not_read(copy):
         ("quants/fp32/files", {}),
         ("quants/fp32/min_onnxruntime", None),
         ("quants/fp32/min_onnxruntime", "new"),
+        ("quants/fp32/recipe", 1),
+        ("quants/fp32/kept_wider", 5),
+        ("quants/fp32/inputs", None),
+        ("quants/fp32/outputs", [5]),
         ("quants/fp32/fidelity", 5),
         ("quants/fp32/fidelity", {}),
         ("quants/fp32/fidelity/mean", None),
