@@ -15,7 +15,7 @@ from q3_runtime.bulk.tasks import Chunk, PlanWriter
 from q3_runtime.errors import InputError
 
 CHUNK_BYTES = 256 << 10
-"""Text of one task, about: 64,000 tokens, which int8 of 0.6B computes in 75 s on two cores."""
+"""Text of one task, about: 64,000 tokens, which int8 of 0.6B computes in 100 s on two cores."""
 LEAST_CHUNK_BYTES = 16 << 10
 """Of one task of a small input, about: 4,000 tokens, enough for batches of texts that are near in length."""
 LEAST_TASKS = 64
