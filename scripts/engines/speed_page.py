@@ -39,14 +39,13 @@ def write(mode: str, found: dict[str, Any]) -> None:
     parts = [_section(name, of) for name, of in results.items() if any(of["rounds"])]
     if parts:
         PAGE.write_text("\n".join([HEAD.format(mean=FLOOR.mean_floor, min=FLOOR.min_floor), *parts]), "utf-8")
-        for name, of in results.items():
-            _plot(name, of)
+        if any(found["rounds"]):
+            _plot(mode, found)
 
 
 def _section(mode: str, found: dict[str, Any]) -> str:
-    engines = list(dict.fromkeys(name for part in found["rounds"] for name in part))
-    figures = {name: _medians([part[name] for part in found["rounds"] if name in part]) for name in engines}
-    counting = {name: _counts(found["fidelity"][name]) for name in engines}
+    figures = _figures(found)
+    engines = list(figures)
     shapes = list(next(iter(figures.values()))["tokens_per_second"])
     rounds = min(sum(name in part for part in found["rounds"]) for name in engines)
     lines = [
@@ -61,8 +60,8 @@ def _section(mode: str, found: dict[str, Any]) -> str:
     for name in engines:
         speeds = [f"{figures[name]['tokens_per_second'][shape]:,.0f}" for shape in shapes]
         fidelity = f"{found['fidelity'][name]['mean']:.4f} / {found['fidelity'][name]['min']:.4f}"
-        lines.append(_row([name if counting[name] else f"({name})", *speeds, fidelity]))
-    peers = [name for name in engines if counting[name] and not name.startswith("q3-onnx")]
+        lines.append(_row([_label(name, found), *speeds, fidelity]))
+    peers = [name for name in engines if _counts(found["fidelity"][name]) and not name.startswith("q3-onnx")]
     if OURS in engines and peers:
         lines += ["", f"{OURS} over the best of the peers that count, and over {BASE}:", ""]
         lines += _table(["", *(name.replace("x", "×") for name in shapes)])
@@ -75,14 +74,22 @@ def _section(mode: str, found: dict[str, Any]) -> str:
     for name in engines:
         of = figures[name]
         times = [f"{1000 * of['query_p50']:.0f}", f"{1000 * of['query_p95']:.0f}", f"{of['load']:.1f}"]
-        lines.append(
-            _row([name if counting[name] else f"({name})", *times, f"{of['memory'] / 1e6:,.0f}", f"{of['disk'] / 1e6:,.0f}"])
-        )
+        lines.append(_row([_label(name, found), *times, f"{of['memory'] / 1e6:,.0f}", f"{of['disk'] / 1e6:,.0f}"]))
     return "\n".join(lines) + "\n"
 
 
 def _counts(fidelity: dict[str, float]) -> bool:
     return fidelity["mean"] >= (FLOOR.mean_floor or 0) and fidelity["min"] >= FLOOR.min_floor
+
+
+def _label(name: str, found: dict[str, Any]) -> str:
+    return name if _counts(found["fidelity"][name]) else f"({name})"
+
+
+def _figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Of each engine, in the order of their turns, the medians of its rounds."""
+    engines = dict.fromkeys(name for part in found["rounds"] for name in part)
+    return {name: _medians([part[name] for part in found["rounds"] if name in part]) for name in engines}
 
 
 def _medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -112,17 +119,14 @@ def _plot(mode: str, found: dict[str, Any]) -> None:
     from matplotlib.figure import Figure
 
     mpl.rcParams["svg.hashsalt"] = "q3"
-    engines = list(dict.fromkeys(name for part in found["rounds"] for name in part))
-    if not engines:
-        return
-    figures = {name: _medians([part[name] for part in found["rounds"] if name in part]) for name in engines}
+    figures = _figures(found)
+    engines = list(figures)
     figure = Figure(figsize=(8, 0.5 + 0.4 * len(engines)), layout="constrained")
     axes = figure.subplots()
     for number, mix in enumerate(("news", "paragraphs")):
         places = [place + 0.4 * number for place in range(len(engines))]
         axes.barh(places, [figures[name]["tokens_per_second"][mix] for name in engines], height=0.4, label=mix)
-    names = [name if _counts(found["fidelity"][name]) else f"({name})" for name in engines]
-    axes.set_yticks([place + 0.2 for place in range(len(engines))], names)
+    axes.set_yticks([place + 0.2 for place in range(len(engines))], [_label(name, found) for name in engines])
     axes.invert_yaxis()
     axes.set(xlabel="tokens per second", title=f"Qwen3-Embedding-0.6B's shape, {mode}, 2 threads")
     axes.legend()
