@@ -1,12 +1,13 @@
 """optimum-onnx: its graph as it is, through quantize_dynamic, and with its linears as 8-bit blocks."""
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from padding import padded, pooled
 
-BLOCK = 32
+sys.path.insert(0, str(Path(__file__).parents[2]))
 ACCURACY_LEVEL = {"blocks": 4, "blocks_fp32": 0}
 """4: activations become 8-bit by block; 0: they stay fp32, as in the file that fastembed ships."""
 
@@ -19,24 +20,11 @@ def make(checkpoint: Path, variant: str, folder: Path, calibration: list[list[in
 
         main_export(str(checkpoint), str(folder), task="feature-extraction", library_name="transformers", do_validation=False)
         return
+    from tests.support.onnxruntime_quantizers import blocks, dynamic
+
     logging.disable(logging.WARNING)  # they speak of every node
-    source, target = base / "model.onnx", folder / "model.onnx"
-    if variant == "dynamic":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        quantize_dynamic(
-            source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, use_external_data_format=True
-        )
-        return
-    import onnx
-    from onnxruntime.quantization import matmul_nbits_quantizer
-
-    config = matmul_nbits_quantizer.DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=True, accuracy_level=ACCURACY_LEVEL[variant], bits=8, op_types_to_quantize=("MatMul",)
-    )
-    quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
-    quantizer.process()
-    quantizer.model.save_model_to_file(str(target), use_external_data_format=True)
+    quantize = dynamic if variant == "dynamic" else blocks(8, ACCURACY_LEVEL[variant])
+    quantize(base / "model.onnx", folder / "model.onnx")
 
 
 def load(checkpoint: Path, variant: str, folder: Path, threads: int) -> Callable:  # noqa: ARG001

@@ -1,18 +1,21 @@
-"""Exported folders whose fp32 graph onnxruntime's own quantizers have changed: what ours are compared with."""
+"""Exported folders whose fp32 graph onnxruntime's own quantizers have changed: what ours are compared with.
+
+Imports nothing of ours by itself, for scripts/engines/optimum_onnx.py quantizes where q3_runtime is not installed.
+"""
 
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 from onnxruntime.quantization import QuantType, matmul_nbits_quantizer, quantize_dynamic
-from tests.support.fake_quantization import BLOCK, Figures
 
-from q3_runtime import Embedder
-from q3_runtime.golden import Golden
-from q3_runtime.vector_fidelity import measure
+if TYPE_CHECKING:
+    from tests.support.fake_quantization import Figures
 
+BLOCK = 32
 GRAPH = "onnx/model.onnx"
 Quantizer = Callable[[Path, Path], object]
 
@@ -24,12 +27,12 @@ def dynamic(source: Path, target: Path) -> None:
     )
 
 
-def blocks(bits: int) -> Quantizer:
-    """MatMulNBits with symmetric blocks, rounded to nearest, and int8 activations."""
+def blocks(bits: int, accuracy_level: int = 4) -> Quantizer:
+    """MatMulNBits with symmetric blocks, rounded to nearest; activations in 8 bits by block, or float32 (accuracy_level 0)."""
 
     def quantize(source: Path, target: Path) -> None:
         config = matmul_nbits_quantizer.DefaultWeightOnlyQuantConfig(
-            block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=bits, op_types_to_quantize=("MatMul",)
+            block_size=BLOCK, is_symmetric=True, accuracy_level=accuracy_level, bits=bits, op_types_to_quantize=("MatMul",)
         )
         quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
         quantizer.process()
@@ -54,8 +57,14 @@ def requantize(folder: Path, target: Path, quantizer: Quantizer) -> Path:
     return target
 
 
-def figures(folder: Path) -> Figures:
+def figures(folder: Path) -> "Figures":
     """Cosines of the folder's vectors, as the runtime makes them, to the golden ones."""
+    from tests.support.fake_quantization import Figures
+
+    from q3_runtime import Embedder
+    from q3_runtime.golden import Golden
+    from q3_runtime.vector_fidelity import measure
+
     with Embedder(folder, quant="fp32", self_check=False, check_hashes=False) as model:
         found = measure(model, Golden.read(folder))[0]
     return Figures(found["mean"], found["min"])
