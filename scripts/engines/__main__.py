@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).parent))
 MIX_ROWS = 32
@@ -30,7 +31,7 @@ def main() -> int:
         engine.make(Path(checkpoint), variant, Path(folder), job["calibration"])
         print(json.dumps(None))
         return 0
-    load = lambda: engine.load(Path(checkpoint), variant, Path(folder), job["threads"])  # noqa: E731
+    load = lambda: ready_for_text(engine, Path(checkpoint), variant, Path(folder), job["threads"])  # noqa: E731
     batches = getattr(engine, "batches", sorted_rows)
     if verb == "embed":
         print(json.dumps(embedded(load(), batches, job["texts"])))
@@ -38,6 +39,17 @@ def main() -> int:
         disk = getattr(engine, "disk", size)(Path(checkpoint), variant, Path(folder))
         print(json.dumps(measured(load, batches, job) | {"disk": disk}))
     return 0
+
+
+def ready_for_text(engine: ModuleType, checkpoint: Path, variant: str, folder: Path, threads: int) -> Callable:
+    """What runs, and in memory with it the tokenizer, where the engine does not load one by itself."""
+    run = engine.load(checkpoint, variant, folder, threads)
+    if getattr(engine, "LOADS_TOKENIZER", False):
+        return run
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    return lambda rows, tokenizer=tokenizer: run(rows)  # noqa: ARG005
 
 
 def measured(load: Callable[[], Callable], batches: Callable, job: dict) -> dict:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from q3_runtime.batching import batches  # noqa: F401  # how the mixes are cut
 
+LOADS_TOKENIZER = True
 QUANTS = ("fp32", "int8", "q8", "q4")
 
 
