@@ -48,11 +48,11 @@ def _section(mode: str, found: dict[str, Any]) -> str:
     figures = _figures(found)
     engines = list(figures)
     shapes = list(next(iter(figures.values()))["tokens_per_second"])
-    rounds = sorted({sum(name in part for part in found["rounds"]) for name in engines})
+    rounds = [sum(name in part for part in found["rounds"]) for name in engines]
     lines = [
         f"## {mode}",
         "",
-        f"{found['machine']}; rounds: {' to '.join(map(str, rounds[:: max(1, len(rounds) - 1)]))}.",
+        f"{found['machine']}; rounds: {' to '.join(map(str, sorted({min(rounds), max(rounds)})))}.",
         "",
         f"![tokens per second]({_plot_path(mode).relative_to(DOCS)})",
         "",

@@ -67,7 +67,6 @@ def test_a_damaged_manifest(budget, subject, copy, fuzzed):
 @budgets(ci=60, full=1_500)
 @pytest.mark.parametrize("quant", ["fp32", "int8", "q4"])
 def test_a_damaged_graph(budget, quant, checkpoint, tmp_path, fuzzed):
-    """Who signs a changed graph is its author; the self-check, which looks at one text of it, lets hardly any pass."""
     good = export_model(checkpoint, quant=quant, out=tmp_path / "good")
     copy = Path(shutil.copytree(good, tmp_path / "copy"))
     name = QUANTS[quant].onnx_file
@@ -79,7 +78,7 @@ def test_a_damaged_graph(budget, quant, checkpoint, tmp_path, fuzzed):
     def damage(found: bytes) -> None:
         check(subject, copy, name, found)
 
-    with closing(Subject("folder", good, copy, most_others=max(1, budget // 500))) as subject:
+    with closing(Subject("folder", good, copy)) as subject:
         damage()
     fuzzed(subject.outcomes)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tests.support.onnxruntime_quantizers import BLOCK
 from torch.nn import functional
 from transformers import AutoModel
 
@@ -17,7 +18,6 @@ from q3_export.checkpoint import open_checkpoint
 from q3_export.probes import read_probes
 from q3_runtime.batching import batches
 
-BLOCK = 32
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 
 
