@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 SHORT = 64
 """Tokens of a run that ends soon enough by itself: most queries. Handed over, it would wait for a core on a busy machine."""
+GIVE_BACK = ("memory.enable_memory_arena_shrinkage", "cpu:0")
+"""Onnxruntime's arena would keep the memory of the largest batch that it ever saw. Without an arena, the heap's blocks leave
+holes: a run at 0.6B as int8 then takes 1.3 to 1.8 times the memory of the whole process, and up to 8 % more time."""
 WAKE_UP = 0.1
 """Seconds after which a wait looks for signals, on Windows, where they do not end it."""
 
@@ -33,13 +36,14 @@ class InterruptibleSession:
 
         What a signal's handler raises comes out once the operator that was being computed is done. The next run works.
         """
-        is_short = all(feed.size <= SHORT for feed in feeds.values())
-        if is_short or not _is_main_thread():
-            results: Sequence[Any] = self._session.run(outputs, feeds)
-            return results
         from onnxruntime import RunOptions
 
         options = RunOptions()
+        options.add_run_config_entry(*GIVE_BACK)
+        is_short = all(feed.size <= SHORT for feed in feeds.values())
+        if is_short or not _is_main_thread():
+            results: Sequence[Any] = self._session.run(outputs, feeds, options)
+            return results
         future: Future[Sequence[Any]] | None = None
         try:
             future = self._worker.submit(self._session.run, outputs, feeds, options)

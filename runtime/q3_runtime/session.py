@@ -99,9 +99,7 @@ def load_graph(
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = available_threads() if threads is None else threads
-    # The arena keeps the memory of the largest batch it ever saw; texts differ too much in length for that.
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
+    options.enable_mem_pattern = False  # texts differ too much in length for plans of where things go
     options.log_severity_level = 4  # what fails is raised, and must not be on standard error beside our one line
     elsewhere = {} if provider == PROVIDERS["cpu"] else {"session.disable_cpu_ep_fallback": "1"}
     for name, value in (elsewhere | dict(settings or {})).items():
