@@ -143,8 +143,7 @@ def available_threads() -> int:
 
 def _onnxruntime() -> ModuleType:
     """onnxruntime, if one build of it is installed and only one: two builds overwrite each other's files."""
-    names = {(dist.metadata["Name"] or "").lower() for dist in distributions()}
-    builds = sorted(name for name in names if name in ("onnxruntime", "onnxruntime-gpu"))
+    builds = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))]
     if len(builds) > 1:
         raise ProviderError(
             f"{' and '.join(builds)} are both installed and break each other; "

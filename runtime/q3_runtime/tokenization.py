@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,18 +38,34 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, max_tokens: int, *, split_special_tokens: bool = False, plain: bool = False) -> None:
-        self._tokenizer = open_tokenizer(path, plain=plain)
+        self._path, self._tokenizer = path, open_tokenizer(path, plain=plain)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = split_special_tokens
         self.max_tokens = max_tokens
         self.final_ids: list[int] = self._tokenizer.encode("").ids  # what the post-processor appends
-        # No token stands for more characters than this, so a longer text can be cut before the slow part without
-        # changing its first max_tokens ids.
-        self._longest_token = max(len(token) for token in self._tokenizer.get_vocab())
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters. Takes a tenth of a second, which the loading of a model need not wait for."""
+        return max(len(token) for token in self._tokenizer.get_vocab())
+
+    @property
+    def pad_id(self) -> int:
+        """What shorter texts of a batch are filled with.
+
+        Raises:
+            IntegrityError: a tokenizer that appends nothing.
+        """
+        if not self.final_ids:
+            raise IntegrityError(
+                f"{self._path}: it appends nothing to a text, expected <|endoftext|>; export or download the folder again"
+            )
+        return self.final_ids[-1]
 
     def limited(self, max_tokens: int) -> "Tokenizer":
         """The same one, which cuts there."""
+        _ = self._longest_token  # once for all
         other = copy(self)
         other.max_tokens = max_tokens
         return other
@@ -74,7 +91,10 @@ class Tokenizer:
         """
         prefix = checked(prefix, None, errors)
         clean = [prefix + checked(text, first_index + i, errors) for i, text in enumerate(texts)]
-        most = self._longest_token * self.max_tokens
+        # No token stands for more characters than the longest, so a text can be cut before the slow part without changing its
+        # first max_tokens ids.
+        is_long = any(len(text) > self.max_tokens for text in clean)
+        most = self.max_tokens * (self._longest_token if is_long else 1)
         kept = slice(most) if truncation_side == "right" else slice(-most, None)
         parts = [text[kept] for text in clean]
         return [
