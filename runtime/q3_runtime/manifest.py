@@ -174,6 +174,7 @@ class Manifest:
             right[f"{name}.fidelity"] = figures is None or (
                 _is_table(figures["floor"], float | int)
                 and all(isinstance(figures[key], float | int) for key in (*HEADLINES[self.kind], *figures["floor"]))
+                and isinstance(figures.get("self_check", 0.0), float | int)
                 and bool(figures["floor"].keys() & set(HEADLINES[self.kind]))
             )
         if wrong := [key for key, is_right in right.items() if not is_right]:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from q3_runtime.embedder import Embedder
 from q3_runtime.golden import Golden
 from q3_runtime.probing import alone_and_mixed, finite, golden_ids, rounded, run_all, spearman
+from q3_runtime.self_check import row_to_run
 from q3_runtime.vectors import Vectors, truncated
 
 NEIGHBOURS = 10
@@ -16,7 +17,8 @@ NEIGHBOURS = 10
 def measure(model: Embedder, golden: Golden, *, progress: bool = False) -> tuple[dict[str, Any], Vectors]:
     """Embed every probe and compare with its PyTorch vector: the figures for the manifest, and each probe's cosine [N].
 
-    Figures: cosine mean, p5 (5th percentile) and min over the probes, mean and min by group and by MRL dimension;
+    Figures: cosine mean, p5 (5th percentile) and min over the probes, mean and min by group and by MRL dimension, and that of
+    the one probe that the self-check runs;
     ``top10_overlap``: share of each probe's ten nearest probes that stay the same; ``spearman`` of all pairwise
     similarities; ``batch_invariance``: worst cosine between a probe alone and in mixed batches with padding on either
     side, ``batch_max_delta`` the largest difference of a component there; ``non_finite``: vectors with NaN or infinity,
@@ -42,6 +44,7 @@ def measure(model: Embedder, golden: Golden, *, progress: bool = False) -> tuple
         "probes": len(ids),
         "non_finite": non_finite,
         **_summary(cosines),
+        "self_check": rounded(cosines[row_to_run([len(probe.ids) for probe in golden.probes])]),
         "p5": rounded(np.percentile(cosines, 5)),
         "by_group": {group: _summary(values) for group, values in by_group.items()},
         "by_dim": {dim: _summary(values) for dim, values in by_dim.items()},

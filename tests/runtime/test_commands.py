@@ -31,7 +31,7 @@ LINES = [
 ]
 FIGURES = {
     "probes", "mean", "p5", "min", "by_group", "by_dim", "top10_overlap", "spearman", "batch_invariance", "batch_max_delta",
-    "floor", "failures", "worst", "provider",
+    "self_check", "floor", "failures", "worst", "provider",
 }  # fmt: skip
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 

@@ -29,6 +29,9 @@ from q3_runtime.errors import (
     TooLongError,
     UsageError,
 )
+from q3_runtime.golden import Golden
+from q3_runtime.manifest import Manifest
+from q3_runtime.self_check import row_to_run
 from q3_runtime.tensorfile import read_header
 from q3_runtime.tokenization import Tokenizer
 from q3_runtime.windows import WINDOW
@@ -509,6 +512,26 @@ def test_vectors_of_another_text_fail_the_self_check(copy):
         Embedder(copy)
     assert caught.value.exit_code == 7
     assert Embedder(copy, self_check=False).encode("a").shape == (64,)
+
+
+def test_a_vector_above_the_floor_but_further_off_than_at_export_fails_the_self_check(mini_folder, tmp_path):
+    """A graph with one attribute changed once passed at .984, its other vectors as low as .959."""
+    copy = Path(shutil.copytree(mini_folder, tmp_path / "copy"))
+    fidelity = Manifest.read(copy).quants["int8"].fidelity
+    assert fidelity["self_check"] > 0.995 > 0.985 > fidelity["floor"]["min"]
+    golden = Golden.read(copy)
+    row = row_to_run([len(probe.ids) for probe in golden.probes])
+    right, other = golden.vectors[row], golden.vectors[row - 1]
+    aside = other - (other @ right) * right
+    tilted = 0.985 * right + (1 - 0.985**2) ** 0.5 * aside / np.linalg.norm(aside)
+    path = copy / "golden.safetensors"
+    content = bytearray(path.read_bytes())
+    start = read_header(path)["embedding"].start + row * tilted.nbytes
+    content[start : start + tilted.nbytes] = tilted.astype("<f4").tobytes()
+    path.write_bytes(content)
+    sign(copy)
+    with pytest.raises(ProviderError, match=r"self-check: cosine 0\.98\d+ to PyTorch's, expected at least 0\.99"):
+        Embedder(copy, quant="int8")
 
 
 def test_other_token_ids_than_at_export_fail_the_self_check(copy):

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from q3_runtime.errors import Q3Error
 
 MOST_LEAST = 0.98
-"""What a folder's cosines may sink to. The self-check lets one through whose quant is at its floor, of one text."""
+"""What a folder's cosines may sink to, or its quant's floor, if that is lower. The self-check looks at one text."""
 PROBES = ROOT / "export/q3_export/data/probes.jsonl"
 TEXTS = [
     probe["text"]
