@@ -1,10 +1,8 @@
 """An exported folder, or one on the hub → its manifest, and the chosen quant in a session ready to run."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 from q3_runtime.errors import ModelError
 from q3_runtime.integrity import check_files, check_graph
@@ -62,29 +60,15 @@ def find(
     return found
 
 
-class HasPadId(Protocol):
-    """A tokenizer."""
-
-    @property
-    def pad_id(self) -> int:
-        """What shorter texts of a batch are filled with."""
-
-
-T = TypeVar("T", bound=HasPadId)
-
-
-def start(found: Found, threads: int | None, open_tokenizer: Callable[[], T]) -> tuple[T, Runner]:
-    """Load the tokenizer, and at the same time the quant: onnxruntime lets Python go on meanwhile.
+def start(found: Found, pad_id: int, threads: int | None) -> Runner:
+    """Load the quant.
 
     Raises:
-        UsageError, ProviderError: see q3_runtime.session; what ``open_tokenizer`` raises.
+        UsageError, ProviderError: see q3_runtime.session.
     """
     entry = found.manifest.quants[found.quant]
     on_cpu = found.provider == PROVIDERS["cpu"]
     sizes = ModelSizes.read(found.folder, tiled=entry.has_tiled_attention) if on_cpu else None
     output = OUTPUTS[found.manifest.kind]
-    with ThreadPoolExecutor(1, "q3-load") as pool:
-        session = pool.submit(open_session, found.folder, entry, found.provider, threads, output=output)
-        tokenizer = open_tokenizer()
-        pad_id = tokenizer.pad_id
-        return tokenizer, Runner(session.result(), pad_id, sizes, output)
+    session = open_session(found.folder, entry, found.provider, threads, output=output)
+    return Runner(session, pad_id, sizes, output)

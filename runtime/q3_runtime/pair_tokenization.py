@@ -34,7 +34,6 @@ class PairTokenizer:
         if self.max_body < 1:
             raise UsageError(f"the template takes {max_tokens - self.max_body} tokens, expected fewer than {max_tokens}")
         self._body = Tokenizer(path, self.max_body, plain=True)
-        self.pad_id = int(self.suffix[-1])
 
     def encode(
         self, bodies: Sequence[str], *, truncate: bool = True, errors: str = "strict", first_index: int = 0

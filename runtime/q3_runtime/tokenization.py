@@ -38,7 +38,7 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, max_tokens: int, *, split_special_tokens: bool = False, plain: bool = False) -> None:
-        self._path, self._tokenizer = path, open_tokenizer(path, plain=plain)
+        self._tokenizer = open_tokenizer(path, plain=plain)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = split_special_tokens
@@ -49,19 +49,6 @@ class Tokenizer:
     def _longest_token(self) -> int:
         """Characters. Takes a tenth of a second, which the loading of a model need not wait for."""
         return max(len(token) for token in self._tokenizer.get_vocab())
-
-    @property
-    def pad_id(self) -> int:
-        """What shorter texts of a batch are filled with.
-
-        Raises:
-            IntegrityError: a tokenizer that appends nothing.
-        """
-        if not self.final_ids:
-            raise IntegrityError(
-                f"{self._path}: it appends nothing to a text, expected <|endoftext|>; export or download the folder again"
-            )
-        return self.final_ids[-1]
 
     def limited(self, max_tokens: int) -> "Tokenizer":
         """The same one, which cuts there."""
