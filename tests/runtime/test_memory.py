@@ -58,7 +58,7 @@ def peak_of_a_run(folder: Path, quant: str, rows: int, tokens: int) -> int:
 @linux
 @pytest.mark.parametrize(
     ("quant", "rows", "tokens"),
-    [("fp32", 1, 512), ("fp32", 1, 8192), ("fp32", 8, 512), ("int8", 8, 512), ("fp16", 1, 2048), ("fp16", 1, 8192)],
+    [("fp32", 1, 512), ("fp32", 1, 8192), ("fp32", 8, 512), ("int8", 8, 512), ("fp16", 1, 2048), ("fp16", 1, 4096)],
 )
 def test_the_estimate_is_at_least_the_measured_peak_and_at_most_twice_that(middle, quant, rows, tokens):
     estimate = ModelSizes.read(middle, tiled=quant != "fp16").run_bytes(rows, tokens)
