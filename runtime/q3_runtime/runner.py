@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int64]
 NO_MEMORY = re.compile("bad_alloc|bad allocation|failed to allocate|alloc_failed|out of memory|out_of_memory", re.IGNORECASE)
 """What onnxruntime's messages hold when an allocation failed; its exceptions have no type for it."""
+EMPTIED_AFTER = 1 << 30
+"""Bytes that runs took together, after which the heap is emptied: runs of many sizes leave holes in it, more with every hour.
+Emptied after every run it would make small ones a tenth slower."""
 ANOTHER = "try another quant, or export or download the folder again"
 
 
@@ -46,6 +49,7 @@ class Runner:
         self._session: InterruptibleSession | None = InterruptibleSession(session)
         self._pad_id, self._sizes, self._output, self._available = pad_id, sizes, output, available
         self._process = os.getpid()
+        self._taken = 0
 
     def close(self) -> None:
         """Give the session's memory back, once no thread runs it any more. Closing twice is fine."""
@@ -87,6 +91,10 @@ class Runner:
         if room is None or needed <= room:
             try:
                 (found,) = session.run([output or self._output], pad(ids, self._pad_id, padding_side))
+                self._taken += needed
+                if self._taken > EMPTIED_AFTER:
+                    self._taken = 0
+                    give_back_freed()
                 return _rows(found, len(ids))
             except Exception as error:
                 if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
