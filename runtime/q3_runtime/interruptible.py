@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 SHORT = 64
 """Tokens of a run that ends soon enough by itself: most queries. Handed over, it would wait for a core on a busy machine."""
 GIVE_BACK = ("memory.enable_memory_arena_shrinkage", "cpu:0")
-"""Onnxruntime's arena would keep the memory of the largest batch that it ever saw. Without an arena, the heap's blocks leave
-holes: a run at 0.6B as int8 then takes 1.3 to 1.8 times the memory of the whole process, and up to 8 % more time."""
+"""What onnxruntime's arena is told after a run; it would keep the memory of the largest batch that it ever saw. Without an
+arena the heap's blocks leave holes: at 0.6B as int8 the whole process then takes 1.3 to 1.8 times as much memory."""
 WAKE_UP = 0.1
 """Seconds after which a wait looks for signals, on Windows, where they do not end it."""
 

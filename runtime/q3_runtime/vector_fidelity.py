@@ -17,12 +17,11 @@ NEIGHBOURS = 10
 def measure(model: Embedder, golden: Golden, *, progress: bool = False) -> tuple[dict[str, Any], Vectors]:
     """Embed every probe and compare with its PyTorch vector: the figures for the manifest, and each probe's cosine [N].
 
-    Figures: cosine mean, p5 (5th percentile) and min over the probes, mean and min by group and by MRL dimension, and that of
-    the one probe that the self-check runs;
-    ``top10_overlap``: share of each probe's ten nearest probes that stay the same; ``spearman`` of all pairwise
-    similarities; ``batch_invariance``: worst cosine between a probe alone and in mixed batches with padding on either
-    side, ``batch_max_delta`` the largest difference of a component there; ``non_finite``: vectors with NaN or infinity,
-    which count as cosine 0.
+    Figures: cosine mean, p5 (5th percentile) and min over the probes, mean and min by group and by MRL dimension;
+    ``self_check``: that of the one probe which is run whenever the folder is loaded; ``top10_overlap``: share of each probe's
+    ten nearest probes that stay the same; ``spearman`` of all pairwise similarities; ``batch_invariance``: worst cosine
+    between a probe alone and in mixed batches with padding on either side, ``batch_max_delta`` the largest difference of a
+    component there; ``non_finite``: vectors with NaN or infinity, which count as cosine 0.
 
     Raises:
         FidelityError: the tokenizer gives other ids than the exporter's.
