@@ -7,7 +7,6 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 import torch
-from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from q3_export.checkpoint import Checkpoint
 from q3_export.passes.quantized_linears import STORED, Stored
@@ -69,6 +68,8 @@ def bind(model: ir.Model, checkpoint: Checkpoint, changes: Changes) -> ir.Model:
         if weight.const_value is not None:
             continue
         if name == INV_FREQ:
+            from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
+
             weight.const_value = ir.tensor(Qwen3RotaryEmbedding(checkpoint.config).inv_freq.numpy(), name=name)
             continue
         if name == HEAD:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+if TYPE_CHECKING:
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 
 @dataclass
@@ -26,7 +28,7 @@ class ActivationRanges:
     """The row that runs now."""
 
     @contextmanager
-    def watching(self, layer: Qwen3DecoderLayer) -> Iterator[None]:
+    def watching(self, layer: "Qwen3DecoderLayer") -> Iterator[None]:
         """Look at one decoder layer while it runs."""
         self.mlp.append(0.0)
 

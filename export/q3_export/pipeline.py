@@ -14,7 +14,6 @@ from q3_export.recipes import DEFAULT_QUANT, chosen, laid_out
 from q3_export.rounds import Maker, make_quant
 from q3_export.specs import SPECS, mrl_dims
 from q3_export.staging import Staging
-from q3_export.tracing import trace
 from q3_export.verification import Judge
 from q3_runtime.durable import write_synced
 from q3_runtime.errors import ModelError, UsageError
@@ -111,6 +110,8 @@ def export_model(
         kept_graphs = [entry.onnx_file for entry in plan.kept.values()]
         side_files = artifact.write_side_files(checkpoint, [*kept_graphs, *graphs.values()], folder)
         say("trace the graph")
+        from q3_export.tracing import trace  # here, as it imports transformers' model: seconds that a refusal shall not take
+
         traced = trace(checkpoint.config)
         manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]))
         if checkpoint.kind == "embedding":

@@ -6,16 +6,18 @@ Each text is run alone, without padding, so that the reference depends on nothin
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
-from transformers import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
 
 from q3_export.checkpoint import Checkpoint
+
+if TYPE_CHECKING:  # transformers' model takes seconds to import: when it is needed
+    from transformers import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 
 class Observer(Protocol):
@@ -23,7 +25,7 @@ class Observer(Protocol):
 
     row: int
 
-    def watching(self, layer: Qwen3DecoderLayer) -> AbstractContextManager[None]:
+    def watching(self, layer: "Qwen3DecoderLayer") -> AbstractContextManager[None]:
         """Entered before the rows run through ``layer``, left after."""
         ...
 
@@ -95,6 +97,8 @@ def last_states(
         device: where to compute, ``cpu`` or ``cuda``.
         progress: a progress bar over the layers.
     """
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
+
     config = checkpoint.config
     config._attn_implementation = "sdpa"
     table = checkpoint.tensor("embed_tokens.weight")  # mapped: only the rows of these ids are read
@@ -121,7 +125,9 @@ def last_states(
     return torch.cat([norm(state)[:, -1] for state in states]).cpu()
 
 
-def _layer(checkpoint: Checkpoint, config: Qwen3Config, number: int, device: str) -> Qwen3DecoderLayer:
+def _layer(checkpoint: Checkpoint, config: "Qwen3Config", number: int, device: str) -> "Qwen3DecoderLayer":
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
     with torch.device("meta"):
         layer = Qwen3DecoderLayer(config, number).eval()
     weights = {name: checkpoint.float32(f"layers.{number}.{name}").to(device) for name in layer.state_dict()}

@@ -99,3 +99,11 @@ def test_a_damaged_checkpoint_ends_with_one_line_and_code_3_and_leaves_nothing(
     assert [word for word in named if word not in message] == []
     assert list(place.iterdir()) == []
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_before_transformers_model_is_imported(tmp_path: Path) -> None:
+    code = "import sys; from q3_export.cli import main; print(main(sys.argv[1:]), *(m for m in sys.modules if 'modeling_qwen3' in m))"
+    command = [sys.executable, "-c", code, "--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["3"]
+    assert str(tmp_path / "none") in done.stderr

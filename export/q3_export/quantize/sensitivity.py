@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from q3_export.quantize.formats import FORMATS, Format
 from q3_export.quantize.rounding import as_computed, rounded
 from q3_export.quantize.smoothing import ALONE, ALPHAS, PAIRS, Smoothing, best_scales
+
+if TYPE_CHECKING:
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 TOKENS_PER_TEXT = 8
 """Sampled of each text, the first, where a massive activation stands, and the last, which is pooled, among them."""
@@ -64,7 +66,7 @@ class Texts:
         filled = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
         return cls(filled, torch.arange(filled.shape[1], device=lengths.device) < lengths[:, None], rotary)
 
-    def added(self, layer: Qwen3DecoderLayer, half: str) -> torch.Tensor:
+    def added(self, layer: "Qwen3DecoderLayer", half: str) -> torch.Tensor:
         """What ``half``, self_attn or mlp, adds to the hidden states, [B, T, D]."""
         if half == "mlp":
             found: torch.Tensor = layer.mlp(layer.post_attention_layernorm(self.states))
@@ -106,7 +108,7 @@ class Sensitivity:
         self._layer = 0
 
     @contextmanager
-    def watching(self, layer: Qwen3DecoderLayer) -> Iterator[None]:
+    def watching(self, layer: "Qwen3DecoderLayer") -> Iterator[None]:
         """Look at one decoder layer while it runs, and judge its linears when it is done."""
         if not self.plans:
             yield
@@ -142,7 +144,7 @@ class Sensitivity:
 
         return collect
 
-    def _judge(self, layer: Qwen3DecoderLayer, seen: dict[tuple[str, ...], Inputs], texts: Texts, plan: Plan) -> None:
+    def _judge(self, layer: "Qwen3DecoderLayer", seen: dict[tuple[str, ...], Inputs], texts: Texts, plan: Plan) -> None:
         prefix = f"layers.{self._layer}."
         pairs = {pair.takers: pair for pair in PAIRS}
         later = replace(texts, states=texts.states + texts.added(layer, "self_attn"))
@@ -172,7 +174,7 @@ class Sensitivity:
 class _Half:
     """One half of a layer, and what it adds to the texts' hidden states as long as nothing in it is quantized."""
 
-    def __init__(self, layer: Qwen3DecoderLayer, name: str, texts: Texts) -> None:
+    def __init__(self, layer: "Qwen3DecoderLayer", name: str, texts: Texts) -> None:
         self.layer, self.name, self.texts = layer, name, texts
         self.exact = texts.added(layer, name)
 
