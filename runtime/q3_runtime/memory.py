@@ -11,11 +11,16 @@ from q3_runtime import strict_json
 FLOAT = 4
 OVERHEAD = 1_000_000
 """Bytes that a run of one token takes."""
+SHORT_TOKENS = 512
+"""Texts of so many tokens have plain attention in every graph, see :mod:`q3_export.passes.attention_by_length`."""
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """The sizes in config.json that decide what a run takes. ``tiled`` attention never holds all scores, T × T, at once."""
+    """The sizes in config.json that decide what a run takes.
+
+    ``tiled``: all scores of attention, T × T, are held for short texts only.
+    """
 
     hidden: int
     intermediate: int
@@ -51,7 +56,7 @@ class ModelSizes:
         onnxruntime's arena gave a part of their place to something smaller.
         """
         alive = 4 * self.intermediate + 5 * self.hidden + 5 * self.query + 4 * self.key_value
-        scores = 0 if self.tiled else rows * self.heads * tokens**2
+        scores = rows * self.heads * (min(tokens, SHORT_TOKENS) if self.tiled else tokens) ** 2
         return OVERHEAD + FLOAT * (rows * tokens * alive * 5 // 4 + 2 * scores)
 
 

@@ -10,6 +10,7 @@ from tests.support.checkpoints import TINY
 
 from q3_export import passes
 from q3_export.checkpoint import open_checkpoint
+from q3_export.rescaling import Rescaling
 from q3_export.tracing import trace
 
 
@@ -49,18 +50,42 @@ def test_opset_and_ir_version_are_fixed(folder: Path) -> None:
 
 def test_attention_and_norms_are_one_operator_each(operators: Counter[str]) -> None:
     layers = TINY.layers
-    assert operators["GroupQueryAttention"] == layers
+    assert operators["If"] == layers  # attention, by the length of the texts
     assert operators["SkipSimplifiedLayerNormalization"] == 2 * layers  # all but the first have a residual in front
     assert operators["SimplifiedLayerNormalization"] == 1 + 2 * layers  # the first, and q_norm and k_norm
     assert operators["MatMul"] == 7 * layers
-    assert not operators.keys() & {"Softmax", "Pow", "ReduceMean", "Transpose", "Expand", "If", "Loop"}
+    assert not operators.keys() & {"Softmax", "Pow", "ReduceMean", "Expand", "Loop", "GroupQueryAttention"}
     assert operators["Reshape"] == 4 * layers  # q and k, before and after their norms
 
 
-def test_no_layers_keys_and_values_are_kept_until_the_end(graph: onnx.GraphProto) -> None:
-    """onnxruntime frees an output after its last reader; one without a reader stays."""
+def test_attention_is_plain_tiled_or_both_and_its_keys_and_values_go_with_it(graph: onnx.GraphProto) -> None:
+    """onnxruntime frees an output after its last reader; one without a reader stays as long as the graph runs that it is in."""
+
+    def ways(node: onnx.NodeProto) -> list[list[tuple[str, int]]]:
+        """Operators of each innermost graph, and how many outputs they have."""
+        branches = [attribute.g for attribute in node.attribute]
+        assert all([value.name for value in branch.output] == [branch.node[-1].output[0]] for branch in branches)
+        return [
+            way
+            for branch in branches
+            for way in (
+                ways(branch.node[0]) if branch.node[0].op_type == "If" else [[(n.op_type, len(n.output)) for n in branch.node]]
+            )
+        ]
+
+    cut = [(operator, 1) for operator in ("Gather", "Slice")] * 3
+    plain, tiled, fit = ("GroupQueryAttention", 1), ("GroupQueryAttention", 3), [("Pad", 1), ("ScatterND", 1)]
+    for node in graph.node:
+        if node.op_type == "If":
+            assert sorted(map(sorted, ways(node))) == sorted(map(sorted, [[plain], [tiled], [tiled, *cut, plain, *fit]]))
+
+
+def test_in_float16_no_layers_keys_and_values_are_kept_until_the_end(checkpoint: Path) -> None:
+    traced = trace(open_checkpoint(checkpoint).config)
+    graph = ir.to_proto(passes.finished(traced, rescaling=Rescaling(0, (0,) * TINY.layers))).graph
     read = {name for node in graph.node for name in node.input}
     attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+    assert len(attentions) == TINY.layers
     assert all(name in read for node in attentions[:-1] for name in node.output)
 
 

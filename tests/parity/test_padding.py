@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel
 
+from q3_export import reference
+from q3_export.checkpoint import open_checkpoint
 from q3_runtime.batching import pad
 
 MAX_DELTA = 1e-5
@@ -43,6 +45,20 @@ def test_left_equals_right_equals_alone_equals_any_order(session: onnxruntime.In
     alone = np.concatenate([vectors(session, [row]) for row in rows])
     for batch in (vectors(session, rows), vectors(session, rows, "left"), vectors(session, rows[::-1])[::-1]):
         assert np.abs(batch - alone).max() <= MAX_DELTA
+
+
+@pytest.mark.parametrize("lengths", [(512, 40, 1), (513, 512, 511, 1), (513, 700), (900, 3, 1200, 512)], ids=str)
+def test_on_both_sides_of_the_length_at_which_attention_changes_too(
+    session: onnxruntime.InferenceSession, checkpoint: Path, lengths: tuple[int, ...]
+) -> None:
+    rows = [np.random.default_rng(length).integers(0, 900, length) for length in lengths]
+    expected = reference.embed(open_checkpoint(checkpoint), [row.tolist() for row in rows])
+    for batch in (
+        np.concatenate([vectors(session, [row]) for row in rows]),
+        vectors(session, rows),
+        vectors(session, rows, "left"),
+    ):
+        assert np.abs(batch - expected).max() <= MAX_DELTA
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

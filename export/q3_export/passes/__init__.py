@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from q3_export.passes.attention_by_length import attention_by_length
 from q3_export.passes.canonical_padding import canonical_padding
 from q3_export.passes.cleaning import clean, finish
 from q3_export.passes.constant_reshapes import constant_reshapes
@@ -55,6 +56,7 @@ def finished(
     if pooled_only or kind == "reranker":
         model = last_layer_one_token(model)
     model = quantized_table(quantized_linears(model, format_of), table)
-    for each in (released_caches, ENDS[kind], canonical_padding, finish):
+    attention = attention_by_length if rescaling is None else released_caches  # float16 is for CUDA, on a CPU always plain
+    for each in (attention, ENDS[kind], canonical_padding, finish):
         model = each(model)
     return model
