@@ -1,6 +1,6 @@
 """MatMul with a float weight → onnxruntime's operators for weights in fewer bits.
 
-    int8      x → |x|, largest per token / 127 → QuantizeLinear, a scale per token → MatMulIntegerToFloat(q, W int8 [K, N])
+    int8      x → largest of ±x per token / 127 → QuantizeLinear, a scale per token → MatMulIntegerToFloat(q, W int8 [K, N])
     blocks    x → MatMulNBits(x, W [N, K / block, block · bits / 8], scales [N, K / block]), which rounds x by token and block
 
 Linears that read the same values share one quantization. No scale spans two tokens, so a text's vector does not depend on
@@ -77,8 +77,11 @@ class _SharedActivations:
 
     def _quantize(self, values: ir.Value, columns: int) -> tuple[ir.Value, ir.Value]:
         model, op = self.model, self.tape.op
-        largest = op("ReduceMax", [op("Abs", [values]), integers(model, "last_axis", -1)], {"keepdims": 1})
-        scales = op("Max", [op("Mul", [largest, scalar(model, "per_127", 1 / 127)]), scalar(model, "smallest_scale", SMALLEST)])
+        axis = integers(model, "last_axis", -1)
+        above, below = (op(reduce, [values, axis], {"keepdims": 1}) for reduce in ("ReduceMax", "ReduceMin"))  # Abs would write
+        by_above = op("Mul", [above, scalar(model, "per_127", 1 / 127)])
+        by_below = op("Mul", [below, scalar(model, "per_minus_127", -1 / 127)])
+        scales = op("Max", [by_above, by_below, scalar(model, "smallest_scale", SMALLEST)])
         by_token = op("Reshape", [scales, integers(model, "flat", -1)])
         zeros = op("ConstantOfShape", [op("Shape", [by_token])], {"value": ir.tensor([ZERO_POINT], dtype=ir.DataType.UINT8)})
         flat = op("Reshape", [values, integers(model, f"rows_of_{columns}", -1, columns)])
