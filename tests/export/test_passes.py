@@ -10,6 +10,7 @@ from tests.support.checkpoints import TINY
 
 from q3_export import passes
 from q3_export.checkpoint import open_checkpoint
+from q3_export.quantize.formats import FLOAT, INT8
 from q3_export.rescaling import Rescaling
 from q3_export.tracing import trace
 
@@ -87,6 +88,25 @@ def test_in_float16_no_layers_keys_and_values_are_kept_until_the_end(checkpoint:
     attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
     assert len(attentions) == TINY.layers
     assert all(name in read for node in attentions[:-1] for name in node.output)
+
+
+@pytest.mark.parametrize(("wide", "left"), [("", "q k up"), ("down_proj", "q k")])
+def test_products_in_8_bits_are_scaled_by_token_unless_a_norm_or_such_a_product_does_it(
+    checkpoint: Path, wide: str, left: str
+) -> None:
+    traced = trace(open_checkpoint(checkpoint).config)
+    model = passes.finished(traced, format_of=lambda name: FLOAT if wide and wide in name else INT8)
+    products = [node for node in model.graph if node.op_type == "MatMulIntegerToFloat"]
+    assert {str(node.inputs[2].name) for node in products} == {"no_scale"}
+    unscaled = [
+        str(node.inputs[1].name).split(".")[3].removesuffix("_proj")
+        for node in products
+        if not any(
+            use.node.op_type == "Mul" and use.node.inputs[1].producer().op_type in ("Max", "Mul")
+            for use in node.outputs[0].uses()
+        )
+    ]
+    assert Counter(unscaled) == dict.fromkeys(left.split(), TINY.layers)
 
 
 def test_every_weight_is_named_as_in_the_checkpoint_and_external(graph: onnx.GraphProto, checkpoint: Path) -> None:

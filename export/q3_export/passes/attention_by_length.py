@@ -29,10 +29,11 @@ PAST_KEYS, SEQLENS_K, TOTAL_LENGTH = 3, 5, 6
 def attention_by_length(model: ir.Model) -> ir.Model:
     """See the module. An attention with keys and values from before computes one token a text, and stays as it is."""
     attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention" and node.inputs[PAST_KEYS] is None]
+    if not attentions:
+        return model
     short = _ShortTexts(model, attentions[0])
     for attention in attentions:
         states = attention.outputs[0]
-        uses = list(states.uses())
         plain, tiled, mixed, longer = (
             ir.Graph((), (), nodes=(), name=f"{states.name}_{way}") for way in ("plain", "tiled", "mixed", "longer")
         )
@@ -42,8 +43,7 @@ def attention_by_length(model: ir.Model) -> ir.Model:
         _end(longer, _either(longer, short.are_there, mixed, tiled))
         chosen = _either(model.graph, short.are_all, plain, longer)
         chosen.type, chosen.shape = states.type, states.shape
-        for use in uses:
-            use.node.replace_input_with(use.idx, chosen)
+        states.replace_all_uses_with(chosen)
     return model
 
 
@@ -88,8 +88,10 @@ def _either(graph: ir.Graph, condition: ir.Value, then: ir.Graph, otherwise: ir.
 
 
 def _end(graph: ir.Graph, output: ir.Value) -> None:
-    """Make it the graph's result; values within get names that no other graph has."""
+    """Make it the graph's result; what is within gets names that no other graph has."""
     output.type = ir.TensorType(ir.DataType.FLOAT)
     graph.outputs.append(output)
-    for number, value in enumerate(value for node in graph for value in node.outputs):
-        value.name = f"{graph.name}_{number}"
+    for number, node in enumerate(graph):
+        node.name = f"{graph.name}_{number}"
+        for place, value in enumerate(node.outputs):
+            value.name = f"{node.name}_{place}"

@@ -4,8 +4,9 @@
     blocks    x → MatMulNBits(x, W [N, K / block, block · bits / 8], scales [N, K / block]), which rounds x by token and block
 
 Linears that read the same values share one quantization. No scale spans two tokens, so a text's vector does not depend on
-what else is in the batch. MatMulIntegerToFloat takes a scale per row although its documentation speaks of columns: a scale
-whose last dimension is 1 is broadcast over the output (dynamic_quantize_matmul.cc, FixupScaleTensor).
+what else is in the batch. A product is multiplied by its tokens' scales in a Mul, which has all threads; MatMulIntegerToFloat,
+given them, does it with one. In front of a norm they have no effect and are left out, and those of silu(gate) · up are left to
+the product with down_proj, whose own are a number per token too.
 """
 
 from collections.abc import Callable
@@ -44,7 +45,7 @@ def quantized_linears(model: ir.Model, format_of: Callable[[str], Format]) -> ir
         model: weights named and transposed (see transposed_weights), data not yet there.
         format_of: weight name → its format.
     """
-    shared = _SharedActivations(model)
+    per_token = _PerToken(model, format_of)
     for node in list(model.graph):
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if weight is None or TRANSPOSED not in weight.meta:
@@ -54,7 +55,7 @@ def quantized_linears(model: ir.Model, format_of: Callable[[str], Format]) -> ir
             continue
         source, output = node.inputs[0], node.outputs[0]
         assert source is not None
-        product = _blocked(model, source, weight, form) if form.block else _per_token(model, shared, source, weight, form)
+        product = _blocked(model, source, weight, form) if form.block else per_token.product(node, form)
         product.type, product.shape, product.name = output.type, output.shape, output.name
         output.replace_all_uses_with(product, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
@@ -62,20 +63,53 @@ def quantized_linears(model: ir.Model, format_of: Callable[[str], Format]) -> ir
     return model
 
 
-class _SharedActivations:
-    """Values → their 8-bit form and the scales of its tokens, made once."""
+class _PerToken:
+    """Products of activations in 8 bits with a scale per token; each activation is rounded once."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self.model, self.tape = model, Tape(model.graph)
+    def __init__(self, model: ir.Model, format_of: Callable[[str], Format]) -> None:
+        self.model, self.tape, self.format_of = model, Tape(model.graph), format_of
         self.known: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        """Values → what :meth:`_rounded` gives for them."""
+        self.lacking: dict[ir.Value, ir.Value] = {}
+        """Values → scales of their tokens that they have not been multiplied by."""
 
-    def of(self, values: ir.Value, columns: int) -> tuple[ir.Value, ir.Value]:
+    def product(self, node: ir.Node, form: Format) -> ir.Value:
+        """What the MatMul ``node`` computes, in ``form``."""
+        source, weight = node.inputs
+        assert source is not None
+        assert weight is not None
+        assert weight.shape is not None
+        K, N = weight.shape
+        assert isinstance(K, int)
+        if source not in self.known:
+            self.known[source] = self._rounded(source, K)
+        rounded, token_scales = self.known[source]
+        numbers = stored(self.model, Stored(str(weight.name), form, "numbers"), ir.DataType.INT8, K, N)
+        scales = stored(self.model, Stored(str(weight.name), form, "scales"), ir.DataType.FLOAT, N)
+        zero = tensor(self.model, "activation_zero_point", ir.tensor(ZERO_POINT, dtype=ir.DataType.UINT8))
+        inputs = [rounded, numbers, scalar(self.model, "no_scale", 1.0), scales, zero]
+        product = self.tape.op("MatMulIntegerToFloat", inputs, domain="com.microsoft", version=1)
+        if source in self.lacking:
+            token_scales = self.tape.op("Mul", [token_scales, self.lacking[source]])
+        return product if self._is_left(node.outputs[0], token_scales) else self.tape.op("Mul", [product, token_scales])
+
+    def _is_left(self, output: ir.Value, token_scales: ir.Value) -> bool:
+        """Whether the scales are left to what follows: a norm, or a factor and then a product of this kind."""
+        heads = _only_reader(output, "Reshape")
+        if heads is not None and _only_reader(heads.outputs[0], "SimplifiedLayerNormalization"):
+            return True
+        gated = _only_reader(output, "Mul")
+        behind = gated and _only_reader(gated.outputs[0], "MatMul")
+        if gated is None or behind is None or behind.inputs[1] is None:
+            return False
+        form = self.format_of(str(behind.inputs[1].name))
+        if form.bits and not form.block:
+            self.lacking[gated.outputs[0]] = token_scales
+            return True
+        return False
+
+    def _rounded(self, values: ir.Value, columns: int) -> tuple[ir.Value, ir.Value]:
         """[B, T, K] float32 with K ``columns`` → [B, T, K] uint8 around 128, and [B, T, 1] float32."""
-        if values not in self.known:
-            self.known[values] = self._quantize(values, columns)
-        return self.known[values]
-
-    def _quantize(self, values: ir.Value, columns: int) -> tuple[ir.Value, ir.Value]:
         model, op = self.model, self.tape.op
         axis = integers(model, "last_axis", -1)
         above, below = (op(reduce, [values, axis], {"keepdims": 1}) for reduce in ("ReduceMax", "ReduceMin"))  # Abs would write
@@ -89,16 +123,10 @@ class _SharedActivations:
         return op("Reshape", [rounded, op("Shape", [values])]), scales
 
 
-def _per_token(model: ir.Model, shared: _SharedActivations, source: ir.Value, weight: ir.Value, form: Format) -> ir.Value:
-    assert weight.shape is not None
-    K, N = weight.shape
-    assert isinstance(K, int)
-    rounded, token_scales = shared.of(source, K)
-    numbers = stored(model, Stored(str(weight.name), form, "numbers"), ir.DataType.INT8, K, N)
-    scales = stored(model, Stored(str(weight.name), form, "scales"), ir.DataType.FLOAT, N)
-    zero = tensor(model, "activation_zero_point", ir.tensor(ZERO_POINT, dtype=ir.DataType.UINT8))
-    inputs = [rounded, numbers, token_scales, scales, zero]
-    return Tape(model.graph).op("MatMulIntegerToFloat", inputs, domain="com.microsoft", version=1)
+def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The node that reads ``value``, if it is of this type and no other does."""
+    readers = [use.node for use in value.uses()]
+    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
 
 
 def _blocked(model: ir.Model, source: ir.Value, weight: ir.Value, form: Format) -> ir.Value:
