@@ -129,7 +129,8 @@ def _plot(mode: str, found: dict[str, Any]) -> None:
         axes.barh(places, [figures[name]["tokens_per_second"][mix] for name in engines], height=0.4, label=mix)
     axes.set_yticks([place + 0.2 for place in range(len(engines))], [_label(name, found) for name in engines])
     axes.invert_yaxis()
-    axes.set(xlabel="tokens per second", title=f"Qwen3-Embedding-0.6B's shape, {mode}, 2 threads")
+    axes.set(xlabel="tokens per second")
+    figure.suptitle(f"Qwen3-Embedding-0.6B's shape, {mode}, 2 threads")  # of the figure, as the names beside the axes are long
     axes.legend()
     _plot_path(mode).parent.mkdir(exist_ok=True)
     figure.savefig(_plot_path(mode), metadata={"Date": None})
