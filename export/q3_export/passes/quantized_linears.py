@@ -4,9 +4,9 @@
     blocks    x → MatMulNBits(x, W [N, K / block, block · bits / 8], scales [N, K / block]), which rounds x by token and block
 
 Linears that read the same values share one quantization. No scale spans two tokens, so a text's vector does not depend on
-what else is in the batch. A product is multiplied by its tokens' scales in a Mul, which has all threads; MatMulIntegerToFloat,
-given them, does it with one. In front of a norm they have no effect and are left out, and those of silu(gate) · up are left to
-the product with down_proj, whose own are a number per token too.
+what else is in the batch. A product is multiplied by its tokens' scales in a Mul, on all threads: MatMulIntegerToFloat, given
+them, does it on one (dynamic_quantize_matmul.cc, ScaleOutput). In front of a norm they are left out, which changes no more than
+what its ε weighs; those of silu(gate) · up are left to the product with down_proj, whose own are a number per token too.
 """
 
 from collections.abc import Callable
