@@ -15,7 +15,6 @@ Each is a graph within the graph, so that present keys and values, which nobody 
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
@@ -55,7 +54,7 @@ class _ShortTexts:
         lengths, longest = attention.inputs[SEQLENS_K], attention.inputs[TOTAL_LENGTH]
         zero, zeros = integers(model, "first_position", 0), integers(model, "rows_before", 0, 0, 0, 0)
         self.starts, self.ends, self.axes = zero, integers(model, "short_end", SHORT_TOKENS), integers(model, "token_axis", 1)
-        self.tokens = tensor(model, "short_tokens", ir.tensor(np.asarray(SHORT_TOKENS, np.int32)))
+        self.tokens = tensor(model, "short_tokens", ir.tensor(SHORT_TOKENS, dtype=ir.DataType.INT32))
         self.are_all = tape.op("LessOrEqual", [longest, self.tokens])
         self.are_there = tape.op("Less", [tape.op("ReduceMin", [lengths], {"keepdims": 0}), self.tokens])
         self.places = tape.op("Transpose", [tape.op("NonZero", [tape.op("Less", [lengths, self.tokens])])])  # [S, 1]

@@ -91,22 +91,23 @@ class _PerToken:
         product = self.tape.op("MatMulIntegerToFloat", inputs, domain="com.microsoft", version=1)
         if source in self.lacking:
             token_scales = self.tape.op("Mul", [token_scales, self.lacking[source]])
-        return product if self._is_left(node.outputs[0], token_scales) else self.tape.op("Mul", [product, token_scales])
+        output = node.outputs[0]
+        if _is_normed(output):
+            return product
+        gated = self._rounded_next(output)
+        if gated is not None:
+            self.lacking[gated] = token_scales
+            return product
+        return self.tape.op("Mul", [product, token_scales])
 
-    def _is_left(self, output: ir.Value, token_scales: ir.Value) -> bool:
-        """Whether the scales are left to what follows: a norm, or a factor and then a product of this kind."""
-        heads = _only_reader(output, "Reshape")
-        if heads is not None and _only_reader(heads.outputs[0], "SimplifiedLayerNormalization"):
-            return True
-        gated = _only_reader(output, "Mul")
-        behind = gated and _only_reader(gated.outputs[0], "MatMul")
-        if gated is None or behind is None or behind.inputs[1] is None:
-            return False
+    def _rounded_next(self, output: ir.Value) -> ir.Value | None:
+        """``output`` times a factor, if a product of this kind, to which the scales can be left, is all that reads that."""
+        factor = _only_reader(output, "Mul")
+        behind = _only_reader(factor.outputs[0], "MatMul") if factor is not None else None
+        if factor is None or behind is None or behind.inputs[1] is None:
+            return None
         form = self.format_of(str(behind.inputs[1].name))
-        if form.bits and not form.block:
-            self.lacking[gated.outputs[0]] = token_scales
-            return True
-        return False
+        return factor.outputs[0] if form.bits and not form.block else None
 
     def _rounded(self, values: ir.Value, columns: int) -> tuple[ir.Value, ir.Value]:
         """[B, T, K] float32 with K ``columns`` → [B, T, K] uint8 around 128, and [B, T, 1] float32."""
@@ -121,6 +122,12 @@ class _PerToken:
         flat = op("Reshape", [values, integers(model, f"rows_of_{columns}", -1, columns)])
         rounded = op("QuantizeLinear", [flat, by_token, zeros], {"axis": 0})
         return op("Reshape", [rounded, op("Shape", [values])]), scales
+
+
+def _is_normed(output: ir.Value) -> bool:
+    """Whether all that reads it is an RMSNorm over its heads, as of q_proj's and k_proj's."""
+    heads = _only_reader(output, "Reshape")
+    return heads is not None and _only_reader(heads.outputs[0], "SimplifiedLayerNormalization") is not None
 
 
 def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
