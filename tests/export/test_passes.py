@@ -55,7 +55,7 @@ def test_attention_and_norms_are_one_operator_each(operators: Counter[str]) -> N
     assert operators["SkipSimplifiedLayerNormalization"] == 2 * layers  # all but the first have a residual in front
     assert operators["SimplifiedLayerNormalization"] == 1 + 2 * layers  # the first, and q_norm and k_norm
     assert operators["MatMul"] == 7 * layers
-    assert not operators.keys() & {"Softmax", "Pow", "ReduceMean", "Expand", "Loop", "GroupQueryAttention"}
+    assert not operators.keys() & {"Softmax", "Pow", "ReduceMean", "Transpose", "Expand", "Loop", "GroupQueryAttention"}
     assert operators["Reshape"] == 4 * layers  # q and k, before and after their norms
 
 

@@ -19,7 +19,7 @@ from q3_runtime import Embedder
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 model = Embedder(sys.argv[1], self_check=False)
-ids = [np.random.default_rng(1).integers(0, 900, int(tokens)) for tokens in sys.argv[2:]]
+ids = [np.random.default_rng(row).integers(0, 900, int(tokens)) for row, tokens in enumerate(sys.argv[2:])]
 model.run([ids[0][:3]])
 before, peaks, done = anonymous(), [0], threading.Event()
 def watch():

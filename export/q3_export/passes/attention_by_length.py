@@ -57,8 +57,8 @@ class _ShortTexts:
         self.tokens = tensor(model, "short_tokens", ir.tensor(SHORT_TOKENS, dtype=ir.DataType.INT32))
         self.are_all = tape.op("LessOrEqual", [longest, self.tokens])
         self.are_there = tape.op("Less", [tape.op("ReduceMin", [lengths], {"keepdims": 0}), self.tokens])
-        self.places = tape.op("Transpose", [tape.op("NonZero", [tape.op("Less", [lengths, self.tokens])])])  # [S, 1]
-        self.rows = tape.op("Squeeze", [self.places, self.axes])  # [S]
+        self.rows = tape.op("Squeeze", [tape.op("NonZero", [tape.op("Less", [lengths, self.tokens])]), zero])  # [S]
+        self.places = tape.op("Unsqueeze", [self.rows, self.axes])  # [S, 1]
         self.lengths = tape.op("Gather", [lengths, self.rows])
         rest = tape.op("Cast", [tape.op("Sub", [longest, self.tokens])], {"to": ir.DataType.INT64})
         self.padding = tape.op("Concat", [zeros, tape.op("Unsqueeze", [rest, zero]), zero], {"axis": 0})
