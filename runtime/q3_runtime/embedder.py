@@ -206,7 +206,7 @@ class Embedder:
         if TOKEN_OUTPUT not in self.manifest.quants[self.quant].outputs:
             raise ModelError(f"{self.folder}: no {TOKEN_OUTPUT} in {self.quant}; export again without --pooled-only")
         found: Vectors = self._runner.run([ids], [0], output=TOKEN_OUTPUT)[0]
-        return found
+        return found[: len(ids)]  # a long text may have been padded
 
 
 def _is_list(texts: object) -> TypeGuard[Sequence[str]]:

@@ -61,6 +61,14 @@ def test_on_both_sides_of_the_length_at_which_attention_changes_too(
         assert np.abs(batch - expected).max() <= MAX_DELTA
 
 
+@pytest.mark.parametrize("length", [511, 513, 514, 769, 1025])
+def test_a_texts_states_have_the_same_bits_beside_a_longer_text(session: onnxruntime.InferenceSession, length: int) -> None:
+    """Also where tiled attention's last tile would be one token: 8-bit activations make 3e-4 of its last bits."""
+    rows = [np.random.default_rng(tokens).integers(0, 900, tokens) for tokens in (length, length + 90)]
+    alone, together = (session.run(["last_hidden_state"], pad(beside, 0))[0][0] for beside in (rows[:1], rows))
+    np.testing.assert_array_equal(alone[:length], together[:length])
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(IDS, min_size=1, max_size=6), side=st.sampled_from(["left", "right"]))
 def test_pooling_equals_the_model_cards_on_both_sides(

@@ -564,6 +564,17 @@ def test_weights_that_were_changed_and_signed_fail_the_self_check(copy):
         Embedder(copy)
 
 
+# Vectors of tokens
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 512, 513])
+def test_every_token_has_a_vector_and_the_last_ones_is_the_texts(model, tokens):
+    ids = np.random.default_rng(tokens).integers(0, 900, tokens)
+    states = model.run_tokens(ids)
+    assert states.shape == (tokens, model.dims)
+    np.testing.assert_allclose(states[-1] / np.linalg.norm(states[-1]), model.run([ids])[0], atol=1e-6)
+
+
 # Sharing
 
 
