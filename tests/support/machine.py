@@ -1,0 +1,19 @@
+"""The machine that a figure was measured on."""
+
+import os
+from pathlib import Path
+
+LEVELS = {"AMX": "amx_int8", "AVX-512 VNNI": "avx512_vnni", "AVX VNNI": "avx_vnni"}
+"""Instructions for 8-bit products, best first, and the flag in /proc/cpuinfo of a CPU that has them."""
+
+
+def machine() -> str:
+    """Example: ``AMD EPYC, 2 cores``."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return f"{next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))}, {os.cpu_count()} cores"
+
+
+def level(*, masked: bool = False) -> str:
+    """The best of LEVELS, or ``AVX2``; ``masked``: without AMX."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return next((name for name, flag in LEVELS.items() if flag in flags and not (masked and name == "AMX")), "AVX2")
