@@ -24,6 +24,8 @@ class Recipe:
     """Cosines that widening aims at; empty: the floor."""
     min_onnxruntime: str = "1.28"
     """Oldest onnxruntime that runs it well: tiled causal attention in float32 came with 1.28."""
+    attention: str = "by_length"
+    """Of :data:`q3_export.passes.ATTENTIONS`: onnxruntime before 1.28 does not load, and a float16 graph does not need, two forms."""
 
     @property
     def forms(self) -> tuple[str, str]:
@@ -51,7 +53,7 @@ RECIPES = {
     recipe.quant.name: recipe
     for recipe in (
         Recipe(QUANTS["fp32"], "float32"),
-        Recipe(QUANTS["fp16"], "float16"),
+        Recipe(QUANTS["fp16"], "float16", attention="uniform"),
         # onnxruntime 1.28 and 1.29 end the process where q3_runtime.saturation has 8-bit products computed precisely.
         Recipe(
             QUANTS["int8"],
@@ -64,16 +66,23 @@ RECIPES = {
         ),
         Recipe(QUANTS["q8"], "float32", BLOCKS8, wider=FLOAT, table=TABLE8),
         Recipe(QUANTS["q4"], "float32", BLOCKS4, wider=BLOCKS8, table=TABLE8),
-        Recipe(QUANTS["q4f16"], "float16", BLOCKS4, wider=BLOCKS8, table=TABLE8),
+        Recipe(QUANTS["q4f16"], "float16", BLOCKS4, wider=BLOCKS8, table=TABLE8, attention="uniform"),
     )
 }
 
 DEFAULT_QUANT = "int8"
 TEI = {
-    name: replace(RECIPES[name], quant=replace(QUANTS[name], suffix=""), wider=FLOAT, table=FLOAT, min_onnxruntime="1.22")
+    name: replace(
+        RECIPES[name],
+        quant=replace(QUANTS[name], suffix=""),
+        wider=FLOAT,
+        table=FLOAT,
+        min_onnxruntime="1.22",
+        attention="uniform",
+    )
     for name in ("int8", "q4", "fp32")
 }
-"""What text-embeddings-inference runs: blocks of 8 bits came with onnxruntime 1.23, TEI 1.9.3 has 1.22."""
+"""What text-embeddings-inference runs: TEI 1.9.3 has onnxruntime 1.22; blocks of 8 bits came with 1.23."""
 LAYOUTS = ("onnx", "tei")
 """``onnx``: a graph for each quant, by its suffix; ``tei``: one quant as onnx/model.onnx, which is all that TEI looks for."""
 

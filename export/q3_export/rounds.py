@@ -49,7 +49,7 @@ class Maker:
 
         graph = passes.finished(
             self.traced.clone(), kind=self.checkpoint.kind, pooled_only=self.pooled_only, rescaling=rescaling,
-            format_of=format_of, table=recipe.table,
+            attention=recipe.attention, format_of=format_of, table=recipe.table,
         )  # fmt: skip
         changes = binding.Changes(recipe.activations, rescaling)
         described = recipe.describe() | (rescaling.describe() if rescaling else {})

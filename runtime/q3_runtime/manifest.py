@@ -56,7 +56,7 @@ class QuantEntry:
 
     @property
     def has_tiled_attention(self) -> bool:
-        """On a CPU: onnxruntime tiles attention in float32, and holds all scores at once in float16."""
+        """On a CPU: of texts beyond SHORT_TOKENS onnxruntime tiles attention in float32, and holds all scores in float16."""
         return self.recipe.get("activations") != "float16"
 
     @property

@@ -72,7 +72,7 @@ def open_session(
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise UsageError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}, or None")
     ort = _onnxruntime()
-    if _version(ort.__version__) < _version(entry.min_onnxruntime):
+    if version(ort.__version__) < version(entry.min_onnxruntime):
         raise ProviderError(
             f"onnxruntime {ort.__version__} is too old for {folder}, expected {entry.min_onnxruntime} or newer; "
             "type: pip install -U onnxruntime"
@@ -170,7 +170,7 @@ def _first(order: tuple[str, ...], available: Collection[str]) -> str | None:
     return next((name for name in order if name in available), None)
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version(text: str) -> tuple[int, ...]:
     """``"1.28.0.dev3"`` → ``(1, 28)``: what minimum versions are compared by."""
     return tuple(int(part) for part in text.split(".")[:2])
 

@@ -81,9 +81,9 @@ def test_attention_is_plain_tiled_or_both_and_its_keys_and_values_go_with_it(gra
             assert sorted(map(sorted, ways(node))) == sorted(map(sorted, [[plain], [tiled], [tiled, *cut, plain, *fit]]))
 
 
-def test_in_float16_no_layers_keys_and_values_are_kept_until_the_end(checkpoint: Path) -> None:
+def test_in_the_uniform_form_no_layers_keys_and_values_are_kept_until_the_end(checkpoint: Path) -> None:
     traced = trace(open_checkpoint(checkpoint).config)
-    graph = ir.to_proto(passes.finished(traced, rescaling=Rescaling(0, (0,) * TINY.layers))).graph
+    graph = ir.to_proto(passes.finished(traced, rescaling=Rescaling(0, (0,) * TINY.layers), attention="uniform")).graph
     read = {name for node in graph.node for name in node.input}
     attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
     assert len(attentions) == TINY.layers

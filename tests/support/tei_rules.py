@@ -78,12 +78,24 @@ def _outputs(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _operators(model: onnx.ModelProto) -> Iterator[str]:
-    """What ONNX Runtime 1.22.0 refuses, seen by loading every quant with it: 8-bit blocks came with 1.23."""
-    for node in model.graph.node:
+    """What ONNX Runtime 1.22.0 refuses, seen by loading every quant with it."""
+    found = set()
+    for node in _nodes(model.graph):
         bits = {attribute.name: attribute.i for attribute in node.attribute}.get("bits")
         if (node.op_type == "GatherBlockQuantized" and bits) or (node.op_type == "MatMulNBits" and bits == 8):
-            yield f"{node.op_type} of {bits} bits needs onnxruntime 1.23, it has {ONNXRUNTIME} (Cargo.lock, ort 2.0.0-rc.10)"
-            return
+            found.add(f"{node.op_type} of {bits} bits needs onnxruntime 1.23")
+        if node.op_type == "GroupQueryAttention" and len(node.output) < 3:
+            found.add(f"{node.op_type} with {len(node.output)} output needs onnxruntime 1.28")
+    for needed in sorted(found):
+        yield f"{needed}, it has {ONNXRUNTIME} (Cargo.lock, ort 2.0.0-rc.10)"
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Those of branches too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes(attribute.g)
 
 
 def _config(folder: Path) -> Iterator[str]:

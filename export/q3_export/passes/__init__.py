@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ENDS = {"embedding": last_token_pooling, "reranker": score_head}
 """Kind of a model → what follows its hidden states."""
+ATTENTIONS = {"by_length": attention_by_length, "uniform": released_caches}
+"""Name of a form → what makes it of attentions with present keys and values as outputs."""
 
 
 def finished(
@@ -37,6 +39,7 @@ def finished(
     kind: str = "embedding",
     pooled_only: bool = False,
     rescaling: "Rescaling | None" = None,
+    attention: str = "by_length",
     format_of: Callable[[str], Format] = lambda _: FLOAT,
     table: Format = FLOAT,
 ) -> ir.Model:
@@ -47,6 +50,7 @@ def finished(
         kind: ``embedding`` or ``reranker``, which gives scores only.
         pooled_only: drop the output ``last_hidden_state`` and let the last layer compute one token a text.
         rescaling: makes it a float16 graph; the weights bound to it must be rescaled likewise.
+        attention: one of ATTENTIONS.
         format_of: the name of a linear's weight → how it is stored.
         table: how the token embeddings are stored.
     """
@@ -56,7 +60,6 @@ def finished(
     if pooled_only or kind == "reranker":
         model = last_layer_one_token(model)
     model = quantized_table(quantized_linears(model, format_of), table)
-    attention = attention_by_length if rescaling is None else released_caches  # float16 is for CUDA, on a CPU always plain
-    for each in (attention, ENDS[kind], canonical_padding, finish):
+    for each in (ATTENTIONS[attention], ENDS[kind], canonical_padding, finish):
         model = each(model)
     return model

@@ -2,7 +2,7 @@
 
 onnxruntime's plain attention holds all scores of a batch, T × T for each head. Its tiled attention, which it takes where
 present keys and values are declared as outputs, holds a few: it is what long texts need, and up to some 1,024 tokens it is
-slower, from 16 to 512 tokens 1.3 to 2 times (docs/benchmarks.md). The two differ in the last bits, of which activations in 8
+slower, from 8 to 512 tokens 1.2 to 2.3 times (docs/benchmarks.md). The two differ in the last bits, of which activations in 8
 bits make more. So which one a text gets depends on its own length, never on that of its neighbours:
 
     Before: GroupQueryAttention(q, k, v)

@@ -1,8 +1,9 @@
 """Keys and values of every layer are freed when the layer is done.
 
-onnxruntime's tiled attention runs only if present keys and values are declared as outputs, and it keeps an output that
-nobody reads until the end of the run: 2 · layers · tokens · KV · head_dim floats, 3.8 GB for 16,384 tokens of 0.6B. So
-their length is read, as the total length that the next layer's attention asks for, and then they can go.
+Before 1.28, onnxruntime wants present keys and values declared as outputs of attention, since then in float32 it tiles
+attention only if they are; and it keeps an output that nobody reads until the end of the run: 2 · layers · tokens · KV ·
+head_dim floats, 3.8 GB for 16,384 tokens of 0.6B. So their length is read, as the total length that the next layer's
+attention asks for, and then they can go.
 
     Before: Attention 0 → present keys, values        total length → Attention 0, 1, 2 …
     After:  Attention 0 → present keys, values → their length → Attention 1 → …

@@ -8,7 +8,9 @@ from q3_runtime.doctor.findings import Finding
 from q3_runtime.doctor.graph import POOLED, SCORES, Graph
 from q3_runtime.doctor.patient import Patient
 from q3_runtime.quants import QUANTS
+from q3_runtime.session import version
 
+TEI_ONNXRUNTIME = "1.22"
 PLACES = ("model.onnx", "onnx/model.onnx")
 SUFFIXES = (*(quant.suffix for quant in QUANTS.values()), "_uint8", "_bnb4", "_q2", "_q2f16", "_q1", "_q1f16")
 """Those that transformers.js knows (conventions of its utils/dtypes.js, 4.2)."""
@@ -102,8 +104,9 @@ def _tei(patient: Patient, graph: Graph) -> Iterator[str]:
         yield "no output that it knows"
     elif graph.outputs[answered].type != "tensor(float)":
         yield f"{answered} is not float32"
-    if patient.manifest and patient.quant and _has_8_bit_blocks(patient):
-        yield "8-bit blocks, which came with onnxruntime 1.23; TEI 1.9.3 has 1.22"
+    needed = patient.manifest.quants[patient.quant].min_onnxruntime if patient.manifest and patient.quant else TEI_ONNXRUNTIME
+    if version(needed) > version(TEI_ONNXRUNTIME):
+        yield f"a graph for onnxruntime {needed} and newer, TEI 1.9.3 has {TEI_ONNXRUNTIME} (q3-export --layout tei)"
     yield from _strange(graph)
 
 
@@ -125,15 +128,6 @@ def _cross_encoder(patient: Patient, graph: Graph) -> Iterator[str]:
 def _strange(graph: Graph) -> Iterator[str]:
     if graph.unknown:
         yield f"inputs that nobody feeds: {', '.join(graph.unknown)}"
-
-
-def _has_8_bit_blocks(patient: Patient) -> bool:
-    """In a folder of ours, whose recipe says."""
-    assert patient.manifest is not None
-    assert patient.quant is not None
-    entry = patient.manifest.quants[patient.quant]
-    parts = [entry.recipe.get(part) for part in ("linears", "token_embeddings", *(("kept_wider",) if entry.kept_wider else ()))]
-    return any(isinstance(part, dict) and part.get("bits") == 8 and part.get("group_size") for part in parts)
 
 
 LOADERS: dict[str, dict[str, Rule]] = {
