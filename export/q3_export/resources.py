@@ -7,7 +7,7 @@ from q3_export.checkpoint import Checkpoint
 from q3_export.recipes import Recipe
 from q3_runtime.batching import BATCH_TOKENS
 from q3_runtime.errors import ProviderError, StorageError
-from q3_runtime.memory import SHORT_TOKENS, ModelSizes, available_memory
+from q3_runtime.memory import ModelSizes, available_memory
 
 BESIDE_WEIGHTS = 64_000_000
 """Bytes on the disk beside the weights: tokenizer, graphs, golden vectors."""
@@ -30,8 +30,7 @@ def check(checkpoint: Checkpoint, recipes: list[Recipe], parent: Path, longest: 
             f"{parent}: {free / 1e9:.1f} GB free, the export needs {need / 1e9:.1f} GB; free some, or give another --out"
         )
     model = ModelSizes.read(checkpoint.folder)
-    batches = (1, max(longest, BATCH_TOKENS)), (BATCH_TOKENS // SHORT_TOKENS, SHORT_TOKENS)
-    run = max(model.run_bytes(*batch) for batch in batches) if model else 0
+    run = model.run_bytes(1, max(longest, BATCH_TOKENS)) if model else 0
     largest = max(sizes, key=lambda name: sizes[name])
     memory, available = sizes[largest] + run + PROCESS_BYTES, available_memory()
     if verify and available is not None and available < memory:
