@@ -25,7 +25,7 @@ class Recipe:
     min_onnxruntime: str = "1.28"
     """Oldest onnxruntime that runs it well: tiled causal attention in float32 came with 1.28."""
     attention: str = "by_length"
-    """Of :data:`q3_export.passes.ATTENTIONS`: onnxruntime before 1.28 does not load, and a float16 graph does not need, two forms."""
+    """Of :data:`q3_export.passes.ATTENTIONS`: onnxruntime before 1.28 cannot load two forms, and float16 gains nothing."""
 
     @property
     def forms(self) -> tuple[str, str]:
