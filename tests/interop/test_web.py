@@ -26,6 +26,9 @@ NOTES = (ROOT / "examples/notes.txt").read_text("utf-8").splitlines()
 ANSWERS = {"Can I deduct gifts": "A donation", "What killed": "The Black Death", "Wann muss": "Für einen"}
 BY_BLOCKS = {"q8": "model_quantized.onnx", "q4": "model_q4.onnx"}
 SIDE_FILES = ("tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json")
+MAX_DELTA, MAX_DELTA_INT8 = 1e-5, 5e-3
+"""Of a score. WASM's sums differ from a CPU's in their last bits: by 2e-7 in fp32. In int8 a third of the texts round an
+activation to the next of 255 steps for it, which is up to 1 − cosine of 1e-5 in a vector, and so 4.5e-3 in a score."""
 Open = Callable[..., Visit]
 
 
@@ -83,7 +86,7 @@ def test_it_ranks_by_meaning_and_asks_nobody_but_its_own_server(site: Site, visi
         query = opened.page.get_by_label("Query").input_value()
         texts, scores = zip(*opened.ranking(), strict=True)
         assert list(scores) == sorted(scores, reverse=True)
-        assert np.abs(our_scores(mini_folder, "int8", query, list(texts)) - scores).max() <= 1e-3
+        assert np.abs(our_scores(mini_folder, "int8", query, list(texts)) - scores).max() <= MAX_DELTA_INT8
     assert opened.complaints == []
     assert any(url.endswith("model_int8.onnx_data") for url in opened.requests)
     assert [url for url in opened.requests if not url.startswith((site.url, "data:"))] == []
@@ -119,8 +122,8 @@ def test_every_quant_gives_our_scores(site: Site, visit: Open, mini_folder: Path
         for level in levels:
             level.i = 0
         onnx.save(graph, folder / "onnx" / BY_BLOCKS[quant])
-    query = opened.page.get_by_label("Query").input_value()
-    assert np.abs(our_scores(folder, quant, query, list(texts), **checks) - scores).max() <= 1e-3
+    query, most = opened.page.get_by_label("Query").input_value(), MAX_DELTA_INT8 if quant == "int8" else MAX_DELTA
+    assert np.abs(our_scores(folder, quant, query, list(texts), **checks) - scores).max() <= most
 
 
 def test_a_newer_question_does_not_wait_for_an_older_one_and_keeps_its_vectors(
@@ -139,7 +142,7 @@ def test_a_newer_question_does_not_wait_for_an_older_one_and_keeps_its_vectors(
     assert len(ranking) == 100
     texts = list(ranking)
     ours = our_scores(mini_folder, "int8", "How do I repair a flat tyre?", texts)
-    assert np.abs(ours - [ranking[text] for text in texts]).max() <= 1e-3
+    assert np.abs(ours - [ranking[text] for text in texts]).max() <= MAX_DELTA_INT8
 
 
 def test_a_long_line_is_cut_as_our_runtime_cuts_it_and_this_is_said(site: Site, visit: Open, mini_folder: Path) -> None:
@@ -151,7 +154,7 @@ def test_a_long_line_is_cut_as_our_runtime_cuts_it_and_this_is_said(site: Site, 
     scores = dict(opened.ranking())
     with pytest.warns(UserWarning, match="1 of 2 texts"):
         ours = our_scores(mini_folder, "int8", "flat tyre", [line.strip() for line in lines])
-    assert np.abs(ours - [scores[line.strip()] for line in lines]).max() <= 1e-3
+    assert np.abs(ours - [scores[line.strip()] for line in lines]).max() <= MAX_DELTA_INT8
 
 
 def test_its_tokenizer_gives_the_ids_of_tokenizers(site: Site, visit: Open, mini_folder: Path) -> None:
