@@ -1,6 +1,7 @@
-"""What the benchmarks of q3 serve and q3 bulk run on: 0.6B's shape as int8, and lines of news in eight languages."""
+"""What the benchmarks run on: 0.6B's shape as int8, and lines of news in eight languages."""
 
 import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.conftest import SHARED
@@ -23,3 +24,15 @@ def news() -> list[str]:
         raise SystemExit(f"{SHARED / 'text/ntrex'}: no news there; set Q3_SHARED")
     random.Random(1).shuffle(lines)
     return lines
+
+
+def first(rows: Iterable[Sequence[int]], tokens: int) -> list[Sequence[int]]:
+    """As many rows of token ids as have so many together."""
+    chosen: list[Sequence[int]] = []
+    held = 0
+    for row in rows:
+        chosen.append(row)
+        held += len(row)
+        if held >= tokens:
+            return chosen
+    raise SystemExit(f"{held} tokens of text, expected {tokens}; set Q3_SHARED")
