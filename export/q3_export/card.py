@@ -17,13 +17,16 @@ HEAD = """---
 
 ## Fidelity
 
-{measured}, measured when this folder was made, over the {probes} {texts} in `golden.json`; anyone can measure it again on
-their own machine with `q3 verify DIR`.
+{measured}
 
 | quant | file | MB | {columns} |
 |---|---|---|{rule}
 """
 
+MEASURED = """{measured}, measured when each quant was made, over the {probes} {texts} in `golden.json`; anyone can measure it
+again on their own machine with `q3 verify DIR`."""
+UNMEASURED = """Not measured: made with `--no-verify`. `q3 verify DIR` compares it on any machine with PyTorch in float32, over
+the {texts} in `golden.json`."""
 
 LOSSY = """
 
@@ -90,9 +93,9 @@ def card(manifest: Manifest) -> str:
         title=f"{manifest.source['id']} · ONNX",
         summary=form.summary.format(source=manifest.source["id"], dims=manifest.dims),
         version=manifest.made_with["q3-onnx"],
-        measured=form.measured,
-        probes=" or ".join(map(str, sorted(counts))) or "probe",
-        texts=form.texts,
+        measured=(MEASURED if counts else UNMEASURED).format(
+            measured=form.measured, probes=" or ".join(map(str, sorted(counts))), texts=form.texts
+        ),
         columns=" | ".join([*(heading for heading, _ in form.columns.values()), "floor"]),
         rule="---|" * (len(form.columns) + 1),
     )

@@ -73,8 +73,11 @@ class Checkpoint:
         return dict(own or OFFICIAL_PROMPTS)
 
     def head(self) -> torch.Tensor:
-        """Rows of yes and no in the head of a reranker, float32 [2, D]; a tied head is the token embeddings."""
-        name = "embed_tokens.weight" if self.raw_config.get("tie_word_embeddings") else "lm_head.weight"
+        """Rows of yes and no in the head of a reranker, float32 [2, D]; without one of its own it is the token embeddings.
+
+        transformers 5 ties the two only where ``lm_head.weight`` is not stored, whatever ``tie_word_embeddings`` says.
+        """
+        name = "lm_head.weight" if "lm_head.weight" in self.places else "embed_tokens.weight"
         return self.tensor(name)[list(side_files.answer_ids(self.folder))].to(torch.float32)
 
     @property

@@ -98,9 +98,7 @@ def _export(args: argparse.Namespace) -> int:
         print_json({"folder": str(folder), "quants": fidelity})
         return 0
     for name, figures in fidelity.items():
-        verdict = (
-            summary(name, figures | {"failures": [], "provider": args.device}) if figures else f"       {name}: not measured"
-        )
+        verdict = summary(name, figures | {"failures": []}) if figures else f"       {name}: not measured"
         print(f"{verdict}; {manifest.quants[name].total_bytes / 1e6:,.1f} MB")
     print(folder)
     return 0
@@ -109,9 +107,14 @@ def _export(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from q3_export.checkpoint import open_checkpoint
     from q3_export.parity import compare
+    from q3_export.resources import check_device
     from q3_runtime.commands.verify import summary
+    from q3_runtime.fidelity import quants_of
+    from q3_runtime.manifest import Manifest
 
     progress = not args.json
+    quants_of(Manifest.read(Path(args.folder)), args.quant)  # before a download
+    check_device(args.device)
     checkpoint = open_checkpoint(args.model, revision=args.revision, offline=args.offline, progress=progress)
     results = compare(Path(args.folder), checkpoint, args.quant, device=args.device, progress=progress)
     if args.json:

@@ -7,6 +7,7 @@ import numpy as np
 
 from q3_export.checkpoint import Checkpoint
 from q3_export.probes import make_golden
+from q3_export.verification import PROVIDERS
 from q3_runtime.errors import IntegrityError, ModelError
 from q3_runtime.fidelity import verify_folder
 from q3_runtime.golden import Golden
@@ -43,4 +44,4 @@ def compare(
             f"{folder}: what is stored is up to {furthest:.2e} from PyTorch's, expected {STORED_DELTA[manifest.kind]:g}; "
             "export it again"
         )
-    return verify_folder(folder, quant=quant, provider=device, golden=fresh, progress=progress)
+    return verify_folder(folder, quant=quant, provider=PROVIDERS[device], golden=fresh, progress=progress)

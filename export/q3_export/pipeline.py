@@ -1,5 +1,6 @@
 """Checkpoint → folder, in the order of the README."""
 
+import math
 import sys
 import time
 from importlib.metadata import version
@@ -13,12 +14,12 @@ from q3_export.probes import read_probes, run_reference, write_golden
 from q3_export.recipes import DEFAULT_QUANT, chosen, laid_out
 from q3_export.rounds import Maker, make_quant
 from q3_export.specs import SPECS, mrl_dims
-from q3_export.staging import Staging
-from q3_export.verification import Judge
+from q3_export.staging import Staging, check_place
+from q3_export.verification import PROVIDERS, Judge
 from q3_runtime.durable import write_synced
-from q3_runtime.errors import ModelError, UsageError
+from q3_runtime.errors import InputError, ModelError, UsageError
 from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden
-from q3_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
+from q3_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, as_folder
 
 COMPONENTS = ("q3-onnx", "torch", "transformers", "onnxruntime")
 
@@ -50,7 +51,7 @@ def export_model(
         out: the folder to make; default ``./<name of the model, lower case>-onnx``.
         layout: a name of :data:`q3_export.recipes.LAYOUTS`.
         kind: ``embedding`` or ``reranker``; None takes what the checkpoint says.
-        device: where the reference and the verification run, ``cpu`` or ``cuda``.
+        device: where the reference runs, ``cpu`` or ``cuda``, and the verification where CUDA runs the quant whole.
         calibration: a file of texts to take ranges from, in the same form as ``probes``; None takes the shipped ones.
         probes: a file of texts to judge by, JSONL or one a line; None takes the shipped ones.
         min_cosine: replaces the quant's min floor; lowering it is written into manifest and card.
@@ -63,13 +64,14 @@ def export_model(
         progress: say the stages and show bars on standard error.
 
     Raises:
-        UsageError, InputError, ModelError, FidelityError, StorageError, BusyError: see q3_runtime.errors. The target is
-        then as it was before.
+        UsageError, InputError, ModelError, FidelityError, StorageError, ProviderError, BusyError: see q3_runtime.errors. The
+        target is then as it was before.
     """
     started = time.monotonic()
     say = _say if progress else _say_nothing
     recipes = laid_out(chosen(quant), layout)
     graphs = {recipe.quant.name: recipe.quant.onnx_file for recipe in recipes}
+    _check_before_download(min_cosine, [probes, calibration], out, device, no_verify=no_verify)
     if push is not None:
         publishing.check(push, offline=offline)
     if str(model) in SPECS:
@@ -77,9 +79,10 @@ def export_model(
     checkpoint = open_checkpoint(model, kind, revision=revision, offline=offline, progress=progress)
     if min_cosine is not None and checkpoint.kind == "reranker":
         raise UsageError(f"min_cosine {min_cosine:g} for a reranker, whose scores are judged by their ranks; leave it out")
-    target = Path(out or f"{checkpoint.id.split('/')[-1].lower()}-onnx").expanduser().absolute()
+    target = as_folder(out or f"{checkpoint.id.split('/')[-1].lower()}-onnx").absolute()
     texts = read_probes(Path(probes) if probes is not None else None, checkpoint)
-    with Staging(target, say) as staging:
+    others = read_probes(Path(calibration) if calibration is not None else None, checkpoint, judging=False)
+    with Staging(target, say, force=force) as staging:
         folder = staging.folder
         say(f"{checkpoint.folder}: {checkpoint.weights / 1e6:,.1f} M weights, {checkpoint.layers} layers → {target}")
         longest = max(len(probe.ids) for probe in texts)
@@ -87,7 +90,7 @@ def export_model(
         source = checkpoint.sha256(progress=progress)
         if push is not None:
             publishing.check_source(push, source, force=force)
-        plan = targets.plan(staging.existing, target, source, texts, graphs, force=force)
+        plan = targets.plan(staging.existing, target, source, texts, graphs, force=force, say=say)
         checkpoint.check_finite(progress=progress)
 
         figures = published.figures_of(checkpoint)
@@ -101,7 +104,7 @@ def export_model(
             texts,
             known,
             forms=[recipe.forms for recipe in recipes if recipe.linears.bits],
-            calibration_file=Path(calibration) if calibration is not None else None,
+            calibration=others,
             device=device,
             progress=progress,
             say=say,
@@ -116,12 +119,13 @@ def export_model(
         manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]))
         if checkpoint.kind == "embedding":
             manifest.output_ranges = plan.output_ranges or output_ranges(reference.calibration)
-        judge = None if no_verify else Judge(checkpoint.kind, min_cosine, device=device, progress=progress)
+        provider = PROVIDERS[device]
+        judge = None if no_verify else Judge(checkpoint.kind, min_cosine, provider=provider, progress=progress)
         for recipe in recipes:
             maker = Maker(traced, checkpoint, recipe, reference, folder, pooled_only=pooled_only, progress=progress)
             make_quant(maker, manifest, judge, say)
             if figures is not None and judge is not None:
-                say(published.quant_line(figures, folder, recipe.quant.name, device))
+                say(published.quant_line(figures, folder, recipe.quant.name, provider))
         manifest.quants = plan.kept | manifest.quants
         write_synced(folder / "README.md", card(manifest))
         write_synced(folder / MANIFEST_NAME, manifest.to_json())
@@ -149,6 +153,22 @@ def _manifest(checkpoint: Checkpoint, source: str, files: dict[str, FileEntry]) 
         files=files,
         quants={},
     )
+
+
+def _check_before_download(
+    min_cosine: float | None, texts: list[str | Path | None], out: str | Path | None, device: str, *, no_verify: bool
+) -> None:
+    """What is wrong whatever the checkpoint is."""
+    if min_cosine is not None and not (math.isfinite(min_cosine) and -1 <= min_cosine <= 1):
+        raise UsageError(f"min_cosine is {min_cosine}, expected a number from -1 to 1")
+    if min_cosine is not None and no_verify:
+        raise UsageError("min_cosine with no_verify, which measures no cosine; leave out one of them")
+    for path in texts:
+        if path is not None and not Path(path).exists():
+            raise InputError(f"{path}: probes cannot be read (no such file), expected JSONL or one text a line in UTF-8")
+    if out is not None:
+        check_place(as_folder(out).absolute())
+    resources.check_device(device)
 
 
 def _check_kind(model: str, kind: str, wanted: str | None) -> None:

@@ -83,17 +83,17 @@ def run_reference(
     known: Golden | None = None,
     *,
     forms: Iterable[tuple[str, str]] = (),
-    calibration_file: Path | None = None,
+    calibration: list[Probe] | None = None,
     device: str = "cpu",
     progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Reference:
     """PyTorch over probes and calibration texts in one pass through the layers; over these only where golden is known.
 
-    ``forms`` are pairs of :data:`q3_export.quantize.formats.FORMATS`, narrow and wide, to judge every linear in. ``say`` is
-    told how long it will take.
+    ``forms`` are pairs of :data:`q3_export.quantize.formats.FORMATS`, narrow and wide, to judge every linear in. Without
+    ``calibration`` it takes the shipped texts. ``say`` is told how long it will take.
     """
-    calibration = read_probes(calibration_file, checkpoint, judging=False)
+    calibration = calibration or read_probes(None, checkpoint, judging=False)
     judging = [] if known else probes
     ranges = ActivationRanges(first_row=len(judging))
     ids = [probe.ids for probe in (*judging, *calibration)]

@@ -165,7 +165,7 @@ def quant_line(figures: Published | PublishedScores, folder: Path, quant: str, p
 
 def _q3(*arguments: str) -> str:
     """Standard output of a ``q3`` of its own process."""
-    command = [sys.executable, "-m", "q3_runtime.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "q3_runtime.cli", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         raise Q3Error(f"q3 {arguments[0]} of the published texts failed: {run.stderr.strip()}")

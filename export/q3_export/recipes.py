@@ -37,6 +37,11 @@ class Recipe:
         floats = {"float32": 4.0, "float16": 2.0}[self.activations]
         return round(table * self.table.bytes_per_weight(floats) + others * self.linears.bytes_per_weight(floats))
 
+    def memory(self, table: int, others: int) -> int:
+        """Bytes that its weights take when it runs on a CPU, where onnxruntime multiplies float16 in float32."""
+        doubled = others * 2 if self.activations == "float16" and not self.linears.bits else 0
+        return self.size(table, others) + doubled
+
     def describe(self) -> dict[str, object]:
         """What goes into the manifest."""
         if not self.linears.bits:

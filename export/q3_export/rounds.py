@@ -95,3 +95,4 @@ def make_quant(maker: Maker, manifest: Manifest, judge: Judge | None, say: Calla
             break
         kept = widened(plan, kept, result, target)
     entry.fidelity = judge.verdict(result, name)
+    write_synced(maker.folder / MANIFEST_NAME, manifest.to_json())

@@ -9,23 +9,36 @@ import tokenizers
 from q3_export.config_check import read_json
 from q3_runtime.errors import ModelError
 
+KINDS = {"1_Pooling": "embedding", "1_LogitScore": "reranker"}
+MODULES = ("", *KINDS, "2_Normalize")
+"""Where the modules lie that a graph of ours has."""
+
 
 def kind_of_modules(folder: Path) -> str | None:
-    """What modules.json says of a sentence-transformers model: last-token pooling or a score from logits."""
+    """What modules.json says of a sentence-transformers model: last-token pooling or a score from logits.
+
+    Raises:
+        ModelError: both, or a module that is not exported, Dense say: the vectors would be those of another model.
+    """
     path = folder / "modules.json"
     if not path.is_file():
         return None
     try:
-        paths = {module["path"] for module in json.loads(path.read_text("utf-8"))}
+        paths = list(dict.fromkeys(module["path"] for module in json.loads(path.read_text("utf-8"))))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a list of modules ({error}); download it again") from error
-    kinds = {"1_Pooling": "embedding", "1_LogitScore": "reranker"}
-    parts = [part for part in kinds if part in paths]
+    if others := [part for part in paths if part not in MODULES]:
+        raise ModelError(
+            f"{path}: has {', '.join(map(str, others))}, expected 1_Pooling and 2_Normalize, or 1_LogitScore; one with other "
+            "modules cannot be exported",
+            fault="E_ARCH",
+        )
+    parts = [part for part in KINDS if part in paths]
     if len(parts) > 1:
         raise ModelError(
             f"{path}: has {' and '.join(parts)}, expected one of them; use the original checkpoint", fault="E_ARCH"
         )
-    return kinds[parts[0]] if parts else None
+    return KINDS[parts[0]] if parts else None
 
 
 def check_pooling(folder: Path) -> None:

@@ -16,28 +16,31 @@ from pathlib import Path
 from types import TracebackType
 
 from q3_runtime.durable import sync_folder, sync_tree, write_synced
-from q3_runtime.errors import BusyError, ModelError, StorageError
+from q3_runtime.errors import BusyError, IntegrityError, ModelError, StorageError
 from q3_runtime.manifest import MANIFEST_NAME, Manifest
 
 
 class Staging:
     """``with Staging(target, say) as staging:`` write into ``staging.folder``, then ``add`` or ``swap``.
 
+    ``staging.existing`` is the target's manifest; None where there is none, or with ``force`` a damaged one.
+
     Raises:
         StorageError: the target's place cannot be written.
         BusyError: another export is writing there.
         ModelError: the target is something else than a folder of ours.
+        IntegrityError: its manifest is damaged.
     """
 
-    def __init__(self, target: Path, say: Callable[[str], None]) -> None:
-        self.target, self._say = target, say
+    def __init__(self, target: Path, say: Callable[[str], None], *, force: bool = False) -> None:
+        self.target, self._say, self._force = target, say, force
         self._partial = target.parent / f".{target.name}.partial"
         self._old = target.parent / f".{target.name}.old"
         self.folder = self._partial / "folder"
         self._handle: int | None = None
 
     def __enter__(self) -> "Staging":
-        self._check_place()
+        check_place(self.target)
         try:
             self._lock()
             if self._old.exists():
@@ -78,12 +81,20 @@ class Staging:
     def swap(self) -> None:
         """Put the new folder in the place of the target, if there is one."""
         sync_tree(self.folder)
-        if self.target.exists():
-            self.target.rename(self._old)
-        self.folder.rename(self.target)
+        try:
+            if self.target.exists():
+                self.target.rename(self._old)
+            self.folder.rename(self.target)
+        except BaseException:
+            if self._old.exists() and not self.target.exists():
+                self._old.rename(self.target)
+            raise
         sync_folder(self.target.parent)
         if self._old.exists():
-            shutil.rmtree(self._old)
+            try:
+                shutil.rmtree(self._old)
+            except OSError as error:  # the new folder is in its place all the same
+                self._say(f"{self._old}: what was there before cannot be removed ({error.strerror}); remove it by hand")
 
     def carry_over(self, names: list[str]) -> None:
         """Take files of the existing target into the new folder, without copying them where the disk can link."""
@@ -106,22 +117,8 @@ class Staging:
     def _discard_unlisted(self, manifest: Manifest) -> None:
         listed = {name for entry in manifest.quants.values() for name in entry.files}
         for path in (self.target / "onnx").iterdir():
-            if f"onnx/{path.name}" not in listed:
+            if f"onnx/{path.name}" not in listed and (path.is_file() or path.is_symlink()):
                 path.unlink()
-
-    def _check_place(self) -> None:
-        try:
-            is_link = self.target.is_symlink()
-        except OSError as error:
-            raise StorageError(f"{self.target}: cannot be used ({error.strerror}); give another --out") from error
-        if is_link:
-            raise ModelError(
-                f"{self.target}: a symbolic link, expected a folder or nothing; give another --out", fault="E_SYMLINK"
-            )
-        if self.target.exists() and not self.target.is_dir():
-            raise StorageError(f"{self.target}: a file, expected a folder or nothing; give another --out")
-        if not self.target.parent.is_dir():
-            raise StorageError(f"{self.target}: its parent folder does not exist; type: mkdir -p {self.target.parent}")
 
     def _lock(self) -> None:
         try:
@@ -131,13 +128,20 @@ class Staging:
             raise StorageError(f"{self.target}: cannot be written ({error.strerror}); give another --out") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             owner = os.read(lock, 32).decode("ascii", "replace").strip()
+            self._forget_lock()
             raise BusyError(
                 f"{self.target}: another export (process {owner}) is writing there; wait for it, or give another --out"
             ) from error
+        except OSError as error:
+            (self._partial / "lock").unlink()
+            self._forget_lock()
+            raise StorageError(
+                f"{self.target}: files cannot be locked there ({error.strerror}); give an --out on a local disk"
+            ) from error
         if os.fstat(lock).st_nlink == 0:  # its owner has just finished and taken it away
-            os.close(lock)
+            self._forget_lock()
             self._lock()
             return
         os.ftruncate(lock, 0)
@@ -151,7 +155,13 @@ class Staging:
                 f"{self.target}: a folder with other content, expected nothing or an earlier export; give another --out",
                 fault="E_EXISTS",
             )
-        return Manifest.read(self.target)
+        try:
+            return Manifest.read(self.target)
+        except IntegrityError as error:
+            if not self._force:
+                raise
+            self._say(f"{error}; --force: nothing of it is kept")
+            return None
 
     def _release(self) -> None:
         """Take the private folder away, unless it is somebody else's; a signal may have come before the lock was ours."""
@@ -161,5 +171,35 @@ class Staging:
             return
         with suppress(BlockingIOError):
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(self.folder, ignore_errors=True)  # first: as long as it is there its lock must be there too
             shutil.rmtree(self._partial, ignore_errors=True)
-        os.close(self._handle)
+        self._forget_lock()
+
+    def _forget_lock(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def check_place(target: Path) -> None:
+    """Can a folder be made there, or the one that is there be replaced?
+
+    Raises:
+        StorageError: no.
+        ModelError: it is a symbolic link.
+    """
+    try:
+        is_link = target.is_symlink()
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be used ({error.strerror}); give another --out") from error
+    if is_link:
+        raise ModelError(f"{target}: a symbolic link, expected a folder or nothing; give another --out", fault="E_SYMLINK")
+    if target.exists() and not target.is_dir():
+        raise StorageError(f"{target}: a file, expected a folder or nothing; give another --out")
+    if not target.parent.is_dir():
+        raise StorageError(f"{target}: its parent folder does not exist; type: mkdir -p {target.parent}")
+    if os.path.ismount(target):
+        raise StorageError(f"{target}: a mount point, which no finished folder can be renamed to; give --out {target}/NAME")
+    for folder in (target, target / "onnx"):
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise StorageError(f"{folder}: may not be written; give another --out, or type: chmod u+wx {folder}")

@@ -1,10 +1,10 @@
 """The rules for a target that exists already."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from q3_runtime.errors import ModelError
+from q3_runtime.errors import IntegrityError, ModelError
 from q3_runtime.golden import Golden, Probe
 from q3_runtime.integrity import check_files
 from q3_runtime.manifest import Manifest, QuantEntry
@@ -23,7 +23,14 @@ class Plan:
 
 
 def plan(
-    existing: Manifest | None, target: Path, source: str, probes: list[Probe], quants: Mapping[str, str], *, force: bool
+    existing: Manifest | None,
+    target: Path,
+    source: str,
+    probes: list[Probe],
+    quants: Mapping[str, str],
+    *,
+    force: bool,
+    say: Callable[[str], None],
 ) -> Plan:
     """Same source and probes, new quants: add them. Anything else needs ``force``.
 
@@ -34,13 +41,26 @@ def plan(
         probes: the texts to judge by now.
         quants: those about to be exported, with the files of their graphs.
         force: replace what is there.
+        say: told what is damaged and not kept.
 
     Raises:
         ModelError: the target holds one of these quants, another source or other probes, and ``force`` is off.
-        IntegrityError: the target is damaged and was to be kept.
+        IntegrityError: the target is damaged and was to be kept, and ``force`` is off.
     """
     if existing is None:
         return Plan()
+    try:
+        return _plan(existing, target, source, probes, quants, force=force)
+    except IntegrityError as error:
+        if not force:
+            raise
+        say(f"{error}; --force: nothing of it is kept")
+        return Plan()
+
+
+def _plan(
+    existing: Manifest, target: Path, source: str, probes: list[Probe], quants: Mapping[str, str], *, force: bool
+) -> Plan:
     other = _other(existing, target, source, probes) or _alone(existing, quants)
     doubled = [name for name in quants if name in existing.quants]
     reason = other or (f"has {', '.join(doubled)} already" if doubled else None)

@@ -4,29 +4,33 @@ A fresh process proves what a user gets, onnxruntime without torch, and gives th
 """
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from q3_runtime.errors import FidelityError, Q3Error
+from q3_runtime.errors import FidelityError, ProviderError, Q3Error
 from q3_runtime.fidelity import failures
 from q3_runtime.memory import give_back_freed
 from q3_runtime.quants import QUANTS
+
+PROVIDERS = {"cpu": "cpu", "cuda": "auto"}
+"""Device of PyTorch → provider that verifies; CUDA does not run every quant whole."""
 
 
 @dataclass(frozen=True)
 class Judge:
     """Measures a quant of a finished folder and says whether it is good enough.
 
-    ``min_cosine`` replaces an embedding model's min floor of the quant's row; ``device`` is ``cpu`` or ``cuda``.
+    ``min_cosine`` replaces an embedding model's min floor of the quant's row; ``provider`` is the runtime's.
     """
 
     kind: str
     """Of the model: ``embedding`` or ``reranker``."""
     min_cosine: float | None = None
-    device: str = "cpu"
+    provider: str = "cpu"
     progress: bool = False
 
     def floor(self, quant: str) -> dict[str, float]:
@@ -35,7 +39,7 @@ class Judge:
 
     def measure(self, folder: Path, quant: str) -> dict[str, Any]:
         """See :func:`measure_in_child`."""
-        return measure_in_child(folder, quant, device=self.device, progress=self.progress)
+        return measure_in_child(folder, quant, provider=self.provider, progress=self.progress)
 
     def verdict(self, result: dict[str, Any], quant: str) -> dict[str, Any]:
         """The fidelity as the manifest keeps it: figures and the floor that they reach.
@@ -48,19 +52,24 @@ class Judge:
         return judged(result, quant, floor) | ({"floor_lowered": True} if lowered else {})
 
 
-def measure_in_child(folder: Path, quant: str, *, device: str = "cpu", progress: bool = False) -> dict[str, Any]:
+def measure_in_child(folder: Path, quant: str, *, provider: str = "cpu", progress: bool = False) -> dict[str, Any]:
     """What ``q3 verify --json`` says of one quant: the figures of the manifest, and ``worst``, its worst probes.
 
     Raises:
+        ProviderError: the child was killed, as Linux does where memory runs out.
         Q3Error: the folder cannot be loaded; with the child's message and exit code.
     """
-    command = [sys.executable, "-m", "q3_runtime.cli", "verify", str(folder), "--quant", quant, "--provider", device, "--json"]
-    if not progress:
-        command.append("--quiet")
+    command = [sys.executable, "-P", "-m", "q3_runtime.cli", "verify", str(folder), "--json"]
+    command += ["--quant", quant, "--provider", provider, *([] if progress else ["--quiet"])]
     give_back_freed()  # the child needs it
     child = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=None if progress else subprocess.PIPE, check=False, start_new_session=True
     )
+    if child.returncode == -signal.SIGKILL:
+        raise ProviderError(
+            f"verification of {quant} was killed, most likely because memory ran out; close other programs, or pass "
+            "--no-verify and measure elsewhere with q3 verify"
+        )
     try:
         result: dict[str, Any] = json.loads(child.stdout)["quants"][quant]
     except (ValueError, KeyError) as error:

@@ -28,13 +28,15 @@ class Place:
 def find_weights(folder: Path) -> dict[str, Place]:
     """Tensor name, without a leading ``model.``, → its place.
 
+    As for transformers, one file comes before an index: ``save_pretrained`` into a folder that had shards leaves their index.
+
     Raises:
         ModelError: a file or tensor is missing, damaged, misplaced, or of a dtype that float32 does not hold exactly.
     """
-    if (folder / INDEX).is_file():
-        places = _indexed(folder)
-    elif (folder / SINGLE).is_file():
+    if (folder / SINGLE).is_file():
         places = {name: Place(folder / SINGLE, name, info) for name, info in read_header(folder / SINGLE).items()}
+    elif (folder / INDEX).is_file():
+        places = _indexed(folder)
     else:
         check_not_pickled(folder, [path.name for path in folder.iterdir()])
         raise ModelError(

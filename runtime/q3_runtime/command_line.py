@@ -10,13 +10,36 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO, cast
 
 from q3_runtime.errors import Q3Error, StorageError, disk_message
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived."""
+    """SIGTERM or SIGHUP arrived."""
+
+
+class _Log:
+    """Standard error for as long as anybody takes it: no work ends because what is said of it has no reader any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _lead_to_nowhere(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _lead_to_nowhere(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -> int:
@@ -25,8 +48,11 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
     ``args.debug`` shows the traceback, ``args.json`` prints the error as a JSON object, both where they exist.
     """
     _prepare_streams()
+    log, sys.stderr = sys.stderr, cast("TextIO", _Log(sys.stderr))
     warnings.showwarning = lambda message, *_, **__: print(f"{program}: warning: {message}", file=sys.stderr)
     signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         code = run(args)
         sys.stdout.flush()  # a full disk, or a reader that has left, is met here and not when Python exits
@@ -48,6 +74,8 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
         return _failed(program, args, error, 1, "E_BUG", f"unexpected {type(error).__name__}: {error}; {hint}")
     finally:
         _discard_unwritable_output()
+        sys.stderr.flush()
+        sys.stderr = log
 
 
 def print_json(content: Any) -> None:
@@ -83,7 +111,13 @@ def _discard_unwritable_output() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _lead_to_nowhere(sys.stdout)
+
+
+def _lead_to_nowhere(stream: TextIO) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -45,9 +45,7 @@ def verify_folder(
         IntegrityError, ProviderError, UsageError, FidelityError: see q3_runtime.errors.
     """
     manifest = Manifest.read(folder)
-    if quant is not None and quant not in manifest.quants:
-        raise UsageError(f"quant {quant!r} is not in {folder}, it has {', '.join(manifest.quants)}; pass one of these")
-    wanted = [quant] if quant else list(manifest.quants)
+    wanted = quants_of(manifest, quant)
     files = manifest.files | {name: file for each in wanted for name, file in manifest.quants[each].files.items()}
     check_files(folder, files, remember=False)
     golden = golden or Golden.read(folder, manifest.kind)
@@ -67,6 +65,17 @@ def verify_folder(
             "floor": floor, "failures": failures(figures, floor, name), "worst": furthest, "provider": used,
         }  # fmt: skip
     return results
+
+
+def quants_of(manifest: Manifest, quant: str | None = None) -> list[str]:
+    """The quant that is asked for, or all that the folder has.
+
+    Raises:
+        UsageError: a quant that it does not have.
+    """
+    if quant is not None and quant not in manifest.quants:
+        raise UsageError(f"quant {quant!r} is not in this folder, it has {', '.join(manifest.quants)}; pass one of these")
+    return list(manifest.quants) if quant is None else [quant]
 
 
 def failures(figures: dict[str, Any], floor: dict[str, float], quant: str) -> list[str]:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.support.checkpoints import TINY, write_checkpoint
 from tests.support.memory import resident
+from transformers import AutoModel
 
 from q3_export.checkpoint import Checkpoint, open_checkpoint
 from q3_export.config_check import expected_shapes
@@ -146,6 +147,18 @@ def test_every_layout_of_the_same_weights_gives_the_same_tensors(checkpoint, tmp
     assert opened.weights == sum(tensor.numel() for tensor in expected.values())
     assert opened.kind == "embedding"
     opened.check_finite()
+
+
+def test_one_file_comes_before_the_index_of_shards_that_are_gone(sharded):
+    """save_pretrained into a folder that had shards leaves it so, and transformers loads it."""
+    tensors = {name: tensor for shard in SHARDS for name, tensor in load_file(sharded / shard).items()}
+    save_file(tensors, sharded / SINGLE, metadata={"format": "pt"})
+    for shard in SHARDS:
+        (sharded / shard).unlink()
+    found = values(open_checkpoint(sharded))
+    loaded = AutoModel.from_pretrained(sharded, dtype=torch.bfloat16).state_dict()
+    assert found.keys() == loaded.keys()
+    assert all(torch.equal(found[name], loaded[name]) for name in found)
 
 
 def test_float32_holds_every_stored_value_exactly(checkpoint):
@@ -598,6 +611,12 @@ def test_last_token_pooling_may_be_written_in_the_newer_form(single):
 def test_e7_modules_of_both_kinds_are_refused(single):
     set_modules(single, "1_LogitScore", "1_Pooling")
     refused(single, "E_ARCH", "modules.json", "1_LogitScore", "1_Pooling")
+
+
+@pytest.mark.parametrize("parts", [("1_Pooling", "2_Dense", "3_Normalize"), ("1_WeightedLayerPooling",), ("1_Pooling", 7)])
+def test_e7_a_module_that_is_not_exported_is_refused(single, parts):
+    set_modules(single, *parts)
+    refused(single, "E_ARCH", "modules.json", f"has {', '.join(str(part) for part in parts if part != '1_Pooling')}, expected")
 
 
 @pytest.mark.parametrize("content", [b"", b"5", b'{"path": "1_Pooling"}', b'["1_Pooling"]', b"[{}]", b'[{"path": []}]', NESTED])

@@ -159,11 +159,11 @@ def test_weights_of_the_right_size_with_other_content_are_refused_and_healed(hub
 
 def test_an_error_of_the_hub_is_one_line_of_the_command_and_leaves_nothing(hub, tmp_path):
     hub.refuse = (401, "RepoNotFound")
-    command = ["-m", "q3_export.cli", "--model", REPO, "--out", tmp_path / "place/out", "--json"]
+    command = ["-m", "q3_export.cli", "--model", REPO, "--out", tmp_path / "out", "--json"]
     done = run(hub, tmp_path / "hf", command)
     assert (done.returncode, done.stdout) == (3, "")
     assert "HF_TOKEN" in json.loads(done.stderr)["error"]["message"]
-    assert not (tmp_path / "place").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_that_name_is_taken_before_the_hub(hub, tmp_path, published, checkpoint, monkeypatch):

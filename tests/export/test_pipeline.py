@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 from tests.support.checkpoints import write_checkpoint
 
 from q3_export import export_model
-from q3_export.checkpoint import open_checkpoint
+from q3_export.checkpoint import Checkpoint, open_checkpoint
+from q3_export.cli import main
 from q3_export.recipes import RECIPES
 from q3_export.verification import judged
 from q3_runtime.embedder import Embedder
-from q3_runtime.errors import FidelityError, InputError, ModelError, Q3Error, UsageError
+from q3_runtime.errors import FidelityError, InputError, ModelError, Q3Error, StorageError, UsageError
 from q3_runtime.fidelity import failures, worst
 from q3_runtime.golden import Golden
 from q3_runtime.manifest import Manifest
@@ -155,8 +156,8 @@ def test_sharded_untied_and_prefixed_checkpoints_give_the_same_graph(tmp_path: P
 def test_a_floor_that_is_missed_exits_4_names_the_worst_probes_and_leaves_nothing(
     checkpoint: Path, few: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(FidelityError, match=r"fp32: min cosine .* is below 1.5; worst: probe \d") as caught:
-        export_model(checkpoint, quant="fp32", out=tmp_path / "out", probes=few, min_cosine=1.5)
+    with pytest.raises(FidelityError, match=r"fp16: min cosine .* is below 1; worst: probe \d") as caught:
+        export_model(checkpoint, quant="fp16", out=tmp_path / "out", probes=few, min_cosine=1.0)
     assert caught.value.exit_code == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.jsonl"]
 
@@ -200,11 +201,17 @@ def test_golden_vectors_are_readable_with_the_safetensors_library(folder: Path) 
         ({"quant": ""}, UsageError, "unknown"),
         ({"kind": "reranker"}, ModelError, "says embedding, --kind says reranker"),
         ({"probes": "nowhere.txt"}, InputError, "probes cannot be read"),
+        ({"calibration": "nowhere.txt"}, InputError, r"nowhere.txt: probes cannot be read"),
+        ({"calibration": "/dev/null"}, InputError, "0 probes, expected at least 2"),
+        ({"min_cosine": 1.5}, UsageError, "min_cosine is 1.5, expected a number from -1 to 1"),
+        ({"min_cosine": float("nan")}, UsageError, "min_cosine is nan"),
+        ({"min_cosine": 0.9, "no_verify": True}, UsageError, "measures no cosine; leave out one"),
     ],
 )
 def test_wrong_arguments_are_refused_before_work(
-    checkpoint: Path, tmp_path: Path, options: dict, error: type[Q3Error], message: str
+    checkpoint: Path, tmp_path: Path, options: dict, error: type[Q3Error], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Checkpoint, "check_finite", lambda *_, **__: pytest.fail("work has begun"))
     with pytest.raises(error, match=message):
         export_model(checkpoint, out=tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
@@ -221,6 +228,35 @@ def test_wrong_arguments_are_refused_before_work(
 def test_a_model_that_is_not_there_says_what_to_give(tmp_path: Path, model: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         export_model(model, quant="fp32", out=tmp_path / "out")
+
+
+def test_what_is_wrong_whatever_the_model_is_costs_no_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection was opened"))
+    for options, error in (({"probes": "nowhere.txt"}, InputError), ({"out": tmp_path / "no/parent"}, StorageError)):
+        with pytest.raises(error, match=r"nowhere\.txt|mkdir -p"):
+            export_model("4B", **{"out": tmp_path / "out"} | options)
+    assert main(["verify", str(tmp_path / "typo"), "--model", "4B"]) == 3
+    assert "typo: no such folder" in capsys.readouterr().err
+    assert main(["verify", str(folder), "--quant", "q9", "--model", "4B"]) == 2
+    assert "quant 'q9' is not in this folder, it has fp32" in capsys.readouterr().err
+
+
+def test_nothing_in_the_folder_where_it_is_called_is_imported(checkpoint: Path, few: Path, tmp_path: Path) -> None:
+    for name in ("numpy", "q3_runtime", "random"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    command = [sys.executable, "-P", "-m", "q3_export.cli", "--model", str(checkpoint), "--out", "out", "--probes", str(few)]
+    done = subprocess.run([*command, "--quant", "fp32"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_card_of_what_nobody_measured_says_so(checkpoint: Path, few: Path, tmp_path: Path) -> None:
+    out = export_model(checkpoint, quant="fp32", out=tmp_path / "out", probes=few, no_verify=True)
+    card = (out / "README.md").read_text("utf-8")
+    assert "Not measured: made with `--no-verify`." in card
+    assert "measured when" not in card
 
 
 def test_a_kind_that_contradicts_the_key_is_refused_before_anything_is_downloaded(
@@ -254,8 +290,6 @@ def test_verification_in_its_own_process_reports_a_folder_that_cannot_be_loaded(
 
 
 def test_export_verify_compares_with_pytorch_computed_now(folder: Path, checkpoint: Path, tmp_path: Path, capsys) -> None:
-    from q3_export.cli import main
-
     assert main(["verify", str(folder), "--model", str(checkpoint)]) == 0
     assert capsys.readouterr().out.startswith("OK     fp32: cosine to PyTorch fp32 over 128 texts")
     other = write_checkpoint(tmp_path / "other", seed=1)

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 from q3_export import export_model, published, reference
 from q3_export.checkpoint import open_checkpoint
 from q3_export.cli import main
+from q3_export.side_files import answer_ids
 from q3_export.specs import SPECS
 from q3_runtime import Embedder, Reranker
 from q3_runtime.errors import FidelityError, InputError, ModelError, Q3Error, UsageError
@@ -115,6 +119,16 @@ def test_an_untied_checkpoint_without_a_head_is_refused(copy: Path, tmp_path: Pa
 
 
 # What the folder holds
+
+
+def test_a_head_of_its_own_counts_where_the_config_ties_it_as_for_transformers(copy: Path) -> None:
+    assert json.loads((copy / "config.json").read_text("utf-8"))["tie_word_embeddings"] is True
+    tensors = load_file(copy / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    save_file(tensors | {"lm_head.weight": tensors[name] * 2 + 1}, copy / "model.safetensors", metadata={"format": "pt"})
+    loaded = AutoModelForCausalLM.from_pretrained(copy, dtype=torch.float32)
+    expected = loaded.lm_head.weight[list(answer_ids(copy))]
+    assert torch.equal(open_checkpoint(copy).head(), expected)
 
 
 def test_the_folder_says_what_it_is(copy: Path, few: Path, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Disk and memory are asked for before any work, by sizes that come true."""
 
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from q3_export import export_model, resources
 from q3_export.checkpoint import open_checkpoint
+from q3_export.cli import main
 from q3_export.probes import read_probes
 from q3_export.recipes import RECIPES
+from q3_export.verification import measure_in_child
 from q3_runtime.errors import ProviderError
 from q3_runtime.manifest import Manifest
 
@@ -34,6 +38,42 @@ def test_a_quant_that_does_not_fit_in_memory_is_refused_with_the_number_unless_n
     folder = export_model(checkpoint, quant="int8,fp32", out=out, no_verify=True)
     assert [entry.fidelity for entry in Manifest.read(folder).quants.values()] == [None, None]
     assert "not measured" in (folder / "README.md").read_text()
+
+
+def test_the_most_memory_is_that_of_fp16_which_a_cpu_multiplies_in_float32(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/sizes.md: at 0.6B 1,192 MB on the disk, 2,295 MB to run."""
+    table, others = 151_669 * 1024, 440_467_456
+    assert RECIPES["fp16"].size(table, others) == pytest.approx(1_192e6, rel=0.01)
+    assert 2_000e6 < RECIPES["fp16"].memory(table, others) < 2_295e6
+    assert all(RECIPES[name].memory(table, others) == RECIPES[name].size(table, others) for name in RECIPES if name != "fp16")
+    monkeypatch.setattr(resources, "available_memory", lambda: 100_000_000)
+    long = tmp_path / "long.txt"
+    long.write_text("word " * 6000 + "\nshort\n")
+    with pytest.raises(ProviderError, match="verification of q4f16 needs"):  # which holds all scores of attention
+        export_model(checkpoint, quant="fp32,q4f16", out=tmp_path / "out", probes=long)
+
+
+def test_a_verification_that_is_killed_says_that_memory_is_short(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(ProviderError, match="verification of fp32 was killed, most likely because memory ran out") as caught:
+        measure_in_child(folder, "fp32")
+    assert caught.value.exit_code == 7
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch has CUDA here")
+def test_cuda_that_pytorch_does_not_have_is_refused_before_work(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    for arguments in (["--out", str(out), "--quant", "fp16"], ["verify", str(folder)]):
+        assert main([*arguments, "--model", str(checkpoint), "--device", "cuda"]) == 7
+        said = capsys.readouterr().err
+        assert "finds no CUDA here; leave out --device" in said
+        assert said.count("\n") == 1
+    assert not out.exists()
 
 
 def test_how_long_pytorch_will_take_is_said_before_it_runs(

@@ -1,8 +1,11 @@
 """The target is absent, or old and complete, or new and complete, whatever happens to the export."""
 
+import errno
+import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +21,7 @@ from q3_export import export_model
 from q3_export.recipes import RECIPES, Recipe
 from q3_export.staging import Staging
 from q3_runtime import Embedder
-from q3_runtime.errors import BusyError, ModelError, StorageError
+from q3_runtime.errors import BusyError, IntegrityError, ModelError, StorageError
 from q3_runtime.integrity import check_files
 from q3_runtime.manifest import Manifest
 from q3_runtime.quants import QUANTS
@@ -61,10 +64,12 @@ def test_a_new_quant_joins_the_folder_and_the_old_one_stays(checkpoint: Path, ta
     before = content(target)
     stranger = target / "onnx/model_q9.onnx"
     stranger.write_bytes(b"what a killed export left here")
+    (target / "onnx/.ipynb_checkpoints").mkdir()
     export_model(checkpoint, quant=second_quant, out=target)
     manifest = complete(target)
     assert list(manifest.quants) == ["fp32", "fp16"]
     assert not stranger.exists()
+    assert (target / "onnx/.ipynb_checkpoints").is_dir()
     changed = {name for name, old in before.items() if content(target)[name] != old}
     assert changed == {"q3.json", "README.md", "config.json"}
     hints = json.loads((target / "config.json").read_text())["transformers.js_config"]
@@ -131,12 +136,96 @@ def test_places_that_cannot_be_written_are_named_before_work(checkpoint: Path, t
     ]
     if sys.platform == "linux":
         cases.append((Path("/sys/q3-onnx"), StorageError, "cannot be written"))  # read-only even for root
+        cases.append((Path("/dev/shm"), StorageError, "a mount point, .* give --out /dev/shm/NAME"))
     for out, error, message in cases:
         started = time.monotonic()
         with pytest.raises(error, match=message) as caught:
             export_model(checkpoint, quant="fp32", out=out)
         assert caught.value.exit_code == (5 if error is StorageError else 3)  # type: ignore[attr-defined]
         assert time.monotonic() - started < 5
+
+
+def test_a_folder_that_may_not_be_written_is_named_before_work(
+    checkpoint: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, who may write everywhere."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK or Path(path).name != "onnx")
+    with pytest.raises(StorageError, match=r"onnx: may not be written; .* chmod u\+wx"):
+        export_model(checkpoint, quant="q8", out=target)
+
+
+def test_a_disk_without_locks_is_named_and_nothing_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(StorageError, match=r"cannot be locked there \(No locks available\)"), Staging(tmp_path / "out", print):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_swap_that_fails_between_its_renames_puts_the_old_folder_back(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, rename = content(target), os.rename
+
+    def second_fails(source: Path, goal: Path) -> None:
+        if Path(source).name == "folder":
+            raise KeyboardInterrupt
+        rename(source, goal)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(KeyboardInterrupt), Staging(target, print) as staging:
+        staging.swap()
+    assert content(target) == before
+    assert leftovers(target) == []
+
+
+def test_an_old_folder_that_cannot_be_removed_is_named_and_the_new_one_is_there(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, said = shutil.rmtree, []
+
+    def kept(path: Path, **options: bool) -> None:
+        if Path(path).name == ".tiny-onnx.old":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", kept)
+    with Staging(target, said.append) as staging:
+        (staging.folder / "new").write_text("new")
+        staging.swap()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert said == [
+        f"{target.parent}/.tiny-onnx.old: what was there before cannot be removed (Permission denied); remove it by hand"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"), [("q3.json", "q3.json: damaged"), ("golden.json", "golden vectors cannot be read")]
+)
+def test_a_damaged_folder_is_replaced_whole_with_force(
+    checkpoint: Path, both: Path, few: Path, tmp_path: Path, damaged: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = shutil.copytree(both, tmp_path / "tiny-onnx")
+    (target / damaged).write_text("")
+    options = {"quant": "fp32", "out": target, "probes": few, "no_verify": True}
+    with pytest.raises(IntegrityError, match=said):
+        export_model(checkpoint, **options)
+    export_model(checkpoint, **options, force=True, progress=True)
+    assert re.search(rf"{said}.*; --force: nothing of it is kept", capsys.readouterr().err)
+    assert list(complete(target).quants) == ["fp32"]
+
+
+def test_an_export_whose_log_nobody_reads_any_more_goes_on(checkpoint: Path, few: Path, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, "--probes", str(few), "--quant", "fp32"], stdout=subprocess.PIPE, stderr=write, check=False
+    )
+    os.close(write)
+    assert done.returncode == 0
+    assert done.stdout.endswith(f"{tmp_path / 'out'}\n".encode())
+    assert complete(tmp_path / "out").quants["fp32"].fidelity
 
 
 def test_a_full_disk_ends_in_exit_code_5_and_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
@@ -276,12 +365,15 @@ def test_an_interrupt_while_the_private_folder_is_made_takes_it_away(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_cleans_up_within_five_seconds(checkpoint: Path, few: Path, tmp_path: Path, number: int, code: int) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--out", str(out)]
     command += ["--probes", str(few), "--quant", "fp32"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup has it ignored, and tests may run under it
+    )  # fmt: skip
     while not leftovers(out):  # work has begun
         assert process.poll() is None
         time.sleep(0.05)

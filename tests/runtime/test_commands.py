@@ -452,6 +452,22 @@ def test_a_reader_that_leaves_is_no_error(folder, arguments):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["embed", "text " * 20_000, "--out", "vectors.npy"], ["verify"]], ids=["embed", "verify"]
+)
+def test_work_of_which_nobody_hears_any_more_is_done_all_the_same(folder, tmp_path, arguments):
+    """A warning, and a progress bar, on a standard error without a reader."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command(arguments[0], folder, *arguments[1:]), stdout=subprocess.PIPE, stderr=write, env=environment(), check=False,
+        cwd=tmp_path,
+    )  # fmt: skip
+    os.close(write)
+    assert done.returncode == 0
+    assert (tmp_path / "vectors.npy").exists() or b"every file is as exported" in done.stdout
+
+
 def test_head_gets_its_lines(folder):
     first = subprocess.Popen(
         command("embed", folder, *["text"] * 500),

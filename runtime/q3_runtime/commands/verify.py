@@ -40,10 +40,11 @@ def run(args: Namespace) -> int:
 
 
 def summary(quant: str, result: dict[str, Any]) -> str:
-    """The verdict in a line."""
+    """The verdict in a line, and where it was measured, if the result says."""
     verdict = "OK    " if not result["failures"] else "NOT OK"
     floor = ", ".join(f"{name} {limit:g}" for name, limit in result["floor"].items())
-    return f"{verdict} {quant}: {fidelity_in_words(result)}; floor: {floor}; on {result['provider']}"
+    where = f"; on {result['provider']}" if "provider" in result else ""
+    return f"{verdict} {quant}: {fidelity_in_words(result)}; floor: {floor}{where}"
 
 
 def fidelity_in_words(figures: dict[str, Any]) -> str:
