@@ -58,7 +58,7 @@ def run(args: Namespace) -> int:
 
 def _api_key(path: Path | None) -> str | None:
     """From the file, else from the environment; never from the command line, which others on the machine can read."""
-    key = os.environ.get("Q3_API_KEY") if path is None else path.read_text("utf-8").strip()
+    key = os.environ.get("Q3_API_KEY") if path is None else path.read_text("utf-8", "replace").strip()
     if key == "" or (key and not (key.isascii() and key.isprintable())):
         raise InputError(f"{path or 'Q3_API_KEY'}: not a key, expected a line of printable ASCII characters")
     return key

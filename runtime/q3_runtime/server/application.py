@@ -141,8 +141,15 @@ class Handler:
         service.metrics.seconds.labels(self._endpoint.path).observe(monotonic() - started)
         size = len(response.body)
         service.sending += size
+
+        async def send_until_taken(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body", "body": b""}  # before it, uvicorn waits until the client has the rest
+            await send(message)
+
         try:
-            await response(scope, receive, send)
+            await response(scope, receive, send_until_taken)
         finally:
             service.sending -= size
 

@@ -101,8 +101,10 @@ async def decode(models: Models, body: schemas.DecodeRequest) -> Reply:
             raise RefusedError(
                 "invalid_value", f"`ids` has {max(ids)}, expected below {model.vocabulary}", param=f"ids[{place}]"
             )
-    raw = model.tokenizer.raw
-    return Reply([raw.decode(ids, skip_special_tokens=body.skip_special_tokens) for ids in body.ids], Work(model))
+    raw, skip = model.tokenizer.raw, body.skip_special_tokens
+    count = sum(map(len, body.ids))
+    found = await model.reader.run(count, lambda: [raw.decode(ids, skip_special_tokens=skip) for ids in body.ids])
+    return Reply(found, Work(model))
 
 
 async def rerank(models: Models, body: schemas.RerankRequest) -> Reply:

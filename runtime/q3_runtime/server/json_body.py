@@ -9,7 +9,8 @@ from q3_runtime.server.schemas import MOST
 
 MOST_VALUES = 2 * MOST
 """Arrays and objects: to read more would hold up everybody else."""
-STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+"""The closing quote may be missing: a pattern that fails at the end of a body would begin anew at each of its quotes."""
 
 
 def parse(raw: bytes) -> dict[str, Any]:

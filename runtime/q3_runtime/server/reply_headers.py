@@ -1,8 +1,12 @@
 """What an answer says of itself in its headers: text-embeddings-inference's names, and what was put in front and cut."""
 
 import json
+from collections.abc import Sequence
 
 from q3_runtime.server.served_model import Work
+
+MOST = 1000
+"""Characters of a header."""
 
 
 def headers_of(work: Work | None, seconds: float) -> dict[str, str]:
@@ -22,10 +26,16 @@ def headers_of(work: Work | None, seconds: float) -> dict[str, str]:
         "x-q3-prompt": in_ascii(work.prompt),
     }
     if work.truncated:
-        said["x-q3-truncated"] = in_ascii(",".join(map(str, work.truncated)))
+        said["x-q3-truncated"] = listed(work.truncated)
     return said
 
 
-def in_ascii(text: str, most: int = 1000) -> str:
+def listed(numbers: Sequence[int]) -> str:
+    """As many as a header holds, each whole."""
+    text = ",".join(map(str, numbers))
+    return text if len(text) <= MOST else text[: text.rindex(",", 0, MOST)] + ",..."
+
+
+def in_ascii(text: str) -> str:
     """What a header can hold: characters beyond ASCII, and ends of lines, escaped as in JSON."""
-    return json.dumps(text)[1:-1][:most].strip()
+    return json.dumps(text)[1:-1][:MOST].strip()

@@ -133,8 +133,8 @@ class Server(uvicorn.Server):
         """A signal: stop; another one: now."""
         if self.should_exit:
             os._exit(128 + sig)
-        _say(f"stopping, within {STOP_SECONDS} s; once more stops at once")
         self.stop()
+        _say(f"stopping, within {STOP_SECONDS} s; once more stops at once")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept what has come, close the socket, answer."""
@@ -184,9 +184,9 @@ def _listening(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # on Windows it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # of a name that is none: it is encoded first
         raise StorageError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}; "
             "stop what listens there, or pass another --port (0 takes a free one)"
         ) from error
     return listener

@@ -140,6 +140,26 @@ def test_a_client_that_does_not_read_is_cut_off_and_blocks_nobody(hasty):
             read_all(client)
 
 
+def test_answers_that_nobody_takes_count_until_they_are_taken(mini_folder, tmp_path):
+    """Above the limit others are told to come again."""
+    limit = "from q3_runtime.server import application; application.MOST_ANSWER_BYTES = 1_000_000"
+    body = json.dumps({"inputs": ["a"] * 2000}).encode()
+    with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log", also=limit) as server:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", server.port))
+            client.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+            while not server.figure("q3_requests_total", route="/embed", status="200"):
+                time.sleep(0.05)
+            assert server.post("/embed", {"inputs": "a"}).status == 429
+            taken = b""
+            while not taken.endswith(b"]]"):
+                taken += client.recv(65536)
+        assert len(json.loads(taken.partition(b"\r\n\r\n")[2])) == 2000
+        while server.post("/embed", {"inputs": "a"}).status != 200:
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

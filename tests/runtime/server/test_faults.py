@@ -317,6 +317,15 @@ def test_a_body_of_a_million_little_arrays_is_refused_before_it_is_read(served):
     assert served.post("/embed", {"inputs": "[{" * 200_000}).status == 200
 
 
+@pytest.mark.parametrize("inside", [b'\\"', b'""', b"\\"], ids=["escaped quotes", "quotes", "backslashes"])
+def test_a_body_of_quotes_without_an_end_is_refused_at_once(served, inside):
+    """Everybody waits while a body is read."""
+    body = b'{"inputs": "' + b"[" * 140_000 + inside * 300_000
+    started = time.monotonic()
+    assert served.post("/embed", body).status == 400
+    assert time.monotonic() - started < 5
+
+
 def test_nobody_is_sent_to_where_the_host_header_says(served):
     answer = served.ask("POST", "/embed/", b"{}", {"host": "elsewhere.example", "content-type": "application/json"})
     assert (answer.status, "location" in answer.headers) == (404, False)
@@ -398,6 +407,17 @@ class TestStarting:
         found, log = refused(*named, *port, tmp_path=tmp_path)
         assert (found, said in log) == (code, True), log
         assert "Traceback" not in log
+
+    def test_a_key_that_is_no_text_and_a_host_that_is_no_name_are_said_in_a_line(self, mini_folder, tmp_path):
+        (tmp_path / "key").write_bytes(b"caf\xe9\n")
+        for arguments, code, said in (
+            (["--api-key-file", tmp_path / "key"], 3, "key: not a key, expected a line of printable ASCII"),
+            (["--host", ".example.com"], 5, "cannot listen on .example.com port 0: "),
+            (["--host", "a" * 64 + ".example.com"], 5, "port 0: "),
+        ):
+            environment = {"Q3_API_KEY": "key"} if "--host" in arguments else {}
+            found, log = refused("--model", mini_folder, "--port", 0, *arguments, tmp_path=tmp_path, environment=environment)
+            assert (found, len(log.splitlines()), said in log) == (code, 1, True), log
 
     def test_before_the_models_are_there_only_liveness_answers(self, mini_folder, tmp_path):
         also = "import time\nright = serving._opened\nserving._opened = lambda *a: time.sleep(1.5) or right(*a)"

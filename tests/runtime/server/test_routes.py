@@ -9,6 +9,7 @@ import pytest
 from tests.support.server import Server, serving
 
 from q3_runtime import Embedder, Reranker
+from q3_runtime.server.reply_headers import listed
 
 TEXTS = ["How do whales sleep?", "a", "Half of a whale's brain sleeps at a time.", "Wale schlafen 🐳 mit\u0000 halbem Hirn."]
 INSTRUCTION = "Given a question, find passages that answer it"
@@ -233,6 +234,13 @@ def test_what_is_too_long_is_cut_and_named_or_refused(served, int8):
     assert (refused.status, refused.content["error_type"]) == (422, "Validation")
     assert refused.message.startswith("`inputs` must have less than 2048 tokens. Given: ")
     assert refused.content["param"] == "inputs[1]"
+
+
+def test_of_very_many_texts_that_were_cut_whole_numbers_are_named():
+    assert listed(range(10)) == "0,1,2,3,4,5,6,7,8,9"
+    *numbers, more = listed(range(300)).split(",")
+    assert (numbers, more) == ([str(number) for number in range(len(numbers))], "...")
+    assert len(numbers) > 250
 
 
 def test_the_side_that_is_cut_can_be_chosen(served, int8):

@@ -3,11 +3,14 @@
 import http.client
 import itertools
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from tests.support.server import read, serving
+from tests.support.server import Server, read, serving
 
 
 @pytest.mark.parametrize("trial", range(5))
@@ -54,6 +57,23 @@ def lost(folder, log, delay: float) -> list[str]:
         assert code == 0
         assert next(answered) > 8
     return unanswered
+
+
+def test_what_runs_is_finished_though_nobody_hears_that_it_stops(mini_folder):
+    """Ctrl-C in `q3 serve … 2>&1 | tee log` ends tee first."""
+    command = [sys.executable, "-m", "q3_runtime.cli", "serve", "--model", f"{mini_folder}:int8", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        ready = next(line for line in process.stderr if "ready on" in line)
+        server = Server(process, int(ready.rpartition(":")[2]), Path())
+        found = []
+        long = threading.Thread(target=lambda: found.append(server.post("/embed", {"inputs": ["word " * 400] * 60})))
+        long.start()
+        while not server.figure("q3_waiting_tokens", model="mini"):
+            time.sleep(0.01)
+        process.stderr.close()
+        assert server.stop() == 0
+        long.join()
+    assert (found[0].status, len(found[0].content)) == (200, 60)
 
 
 def test_readiness_goes_at_once_and_what_runs_is_finished(mini_folder, tmp_path):
