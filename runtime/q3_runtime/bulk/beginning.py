@@ -18,6 +18,7 @@ from q3_runtime.durable import publish, write_synced
 from q3_runtime.errors import BusyError, InputError, IntegrityError
 from q3_runtime.loading import Found
 from q3_runtime.precisions import chosen
+from q3_runtime.tokenization import checked
 from q3_runtime.vectors import checked_dim
 
 WAIT = 2.0
@@ -40,7 +41,7 @@ def wanted_fields(
     fingerprint = manifest.fingerprint(found.quant)
     return {
         "model": {"source": source, "quant": found.quant, "provider": found.provider, "sha256": fingerprint},
-        "prompt": prompts.resolve(manifest.prompts, prompt_name, None, instruction),
+        "prompt": checked(prompts.resolve(manifest.prompts, prompt_name, None, instruction), None, "strict"),
         "dim": dim,
         "precision": precision,
         "max_tokens": max_tokens or most,
@@ -55,10 +56,14 @@ def begun(
     job = _read_job(folder, say)
     while job is None:
         try:
-            with Lease(folder, "plan", say=say):
+            with Lease(folder, "plan", say=say) as lease:
                 job = _read_job(folder, say)
                 if job is None:
-                    job = _new_job(folder, wanted, sources, on_duplicate, keep_going, say, tick)
+                    planned = _new_job(folder, wanted, sources, on_duplicate, keep_going, say, tick)
+                    lease.check()
+                    temporary = folder.temporary()
+                    write_synced(temporary, planned.to_json())
+                    job = planned if publish(temporary, folder.job) else _read_job(folder, say)
         except BusyError as error:
             say(f"waiting for the plan: {error}")
             time.sleep(WAIT)
@@ -103,9 +108,6 @@ def _new_job(
         break
     for name, why in planned.skipped:
         say(f"left out: {name}: {why}")
-    temporary = folder.temporary()
-    write_synced(temporary, job.to_json())
-    publish(temporary, folder.job)
     return job
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from q3_runtime.bulk import finishing, parts
-from q3_runtime.bulk.folder import OutFolder
+from q3_runtime.bulk.folder import OutFolder, discard_ended, own_name
 from q3_runtime.bulk.job import Job
-from q3_runtime.durable import sync_tree, write_synced
+from q3_runtime.durable import sync_folder, sync_tree, write_synced
 from q3_runtime.errors import IntegrityError, StorageError
 from q3_runtime.hash_memory import sha256
 
@@ -38,8 +38,9 @@ def compact(
         raise StorageError(f"{to}: {found}, expected a new folder in one that is there; give another --to")
     counts, content = finishing.read_counts(folder)
     job, plan = finishing.opened(folder)
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    prefix = f".{to.name}.partial-"
+    discard_ended(to.parent, prefix)
+    partial = to.with_name(prefix + own_name())
     partial.mkdir()
     try:
         with _Writer(partial, job, file_bytes) as writer:
@@ -57,6 +58,7 @@ def compact(
         write_synced(partial / "_manifest.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         sync_tree(partial)
         partial.rename(to)
+        sync_folder(to.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [to / path.name for path in writer.files]

@@ -71,7 +71,7 @@ class OutFolder:
 
     def temporary(self) -> Path:
         """A new name that no other process takes."""
-        return self.scratch / f"{here()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        return self.scratch / own_name()
 
     def existing_parts(self) -> Iterator[Path]:
         """All files below ``parts``, in order, a folder at a time."""
@@ -83,10 +83,7 @@ class OutFolder:
 
     def discard_scratch(self) -> None:
         """What processes of this machine left behind that have ended."""
-        for path in self.scratch.iterdir():
-            place, _, rest = path.name.rpartition("-")[0].rpartition("-")
-            if place == here() and rest.isdecimal() and not is_running(int(rest)):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        discard_ended(self.scratch)
 
     def set_aside(self, path: Path) -> Path:
         """Move a file that cannot be used to ``_bad``, under a name that says where it was."""
@@ -95,6 +92,19 @@ class OutFolder:
         os.replace(path, target)
         sync_folder(path.parent)
         return target
+
+
+def own_name() -> str:
+    """A new name that says whose it is."""
+    return f"{here()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def discard_ended(folder: Path, prefix: str = "") -> None:
+    """Remove what has such a name and is of a process of this machine that has ended; others may be at the same."""
+    for path in folder.iterdir():
+        place, _, rest = path.name.rpartition("-")[0].rpartition("-")
+        if place == prefix + here() and rest.isdecimal() and not is_running(int(rest)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @cache

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from q3_runtime.bulk.folder import OutFolder, here, is_running
-from q3_runtime.durable import publish
+from q3_runtime.durable import patiently, publish
 from q3_runtime.errors import BusyError
 
 BEAT = 3.0
@@ -59,14 +59,18 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         while True:
-            for name in [self._name, *self._excluded()]:
-                self._give_way(name)
-            self._token = latest(self._folder, self._name) + 1
-            if publish(self._written(), self._path(self._name, self._token)):
-                break
+            seen = latest(self._folder, self._name)
+            self._give_way(self._name, seen)
+            for name in self._excluded():
+                self._give_way(name, latest(self._folder, name))
+            self._token = seen + 1  # and no later one, whose holder nobody has looked at
+            if publish(self._written(), path := self._path(self._name, self._token)):
+                if self.is_mine():
+                    break
+                path.unlink(missing_ok=True)  # a later one was there: this number had been cleaned away
         try:
             for name in self._excluded():  # who came at the same moment; of two that both give way, both come again
-                self._give_way(name)
+                self._give_way(name, latest(self._folder, name))
         except BusyError:
             self.__exit__(None, None, None)
             raise
@@ -102,8 +106,7 @@ class Lease:
     def _excluded(self) -> list[str]:
         return [name for name in sorted(_names(self._folder)) if name != self._name and self._others(name)]
 
-    def _give_way(self, name: str) -> None:
-        token = latest(self._folder, name)
+    def _give_way(self, name: str, token: int) -> None:
         if token and (holder := self._holder(name, token)):
             raise BusyError(f"{self._folder.path}: {holder} is at work there ({name}); wait for it, or take another shard")
 
@@ -114,9 +117,11 @@ class Lease:
         return temporary
 
     def _keep(self) -> None:
-        while not self._over.wait(BEAT) and self.is_mine():
-            self._beat += 1
+        while not self._over.wait(BEAT):
             with suppress(OSError):  # a beat that is late is made up by the next one; a full disk stops the work by itself
+                if not self.is_mine():
+                    return
+                self._beat += 1
                 self._written().replace(self._path(self._name, self._token))
 
     def _holder(self, name: str, token: int) -> str | None:
@@ -178,11 +183,12 @@ def _names(folder: OutFolder) -> set[str]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """None where it is gone or damaged. A disk that is away for a moment says nothing of a holder."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(patiently(lambda: path.read_text("utf-8")))
         kinds = {"host": str, "process": int, "started": str, "beat": int}
         return {name: kind(content[name]) for name, kind in kinds.items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

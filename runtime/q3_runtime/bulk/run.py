@@ -25,7 +25,8 @@ from q3_runtime.bulk.sources import find_sources
 from q3_runtime.bulk.tasks import Plan
 from q3_runtime.bulk.worker import Options, as_raised
 from q3_runtime.durable import patiently
-from q3_runtime.errors import BusyError, IntegrityError, UsageError
+from q3_runtime.errors import BusyError, InputError, IntegrityError, UsageError
+from q3_runtime.tokenization import SURROGATE
 
 Engine = Callable[[Options, Plan, Sequence[int], int, Callable[[str], None], str | None], Generator[dict[str, Any], None, None]]
 ENGINES: dict[str, Engine] = {"local": run_local, "ray": run_ray}
@@ -116,8 +117,13 @@ def run_bulk(
     wanted = wanted_fields(found, prompt_name, instruction, dim, precision, max_tokens)
     wanted |= {"threads": threads, "text_column": text_column, "id_column": id_column, "chunk_rows": chunk_rows}
     folder = OutFolder(Path(os.path.abspath(out)))  # noqa: PTH100  # without ".."
+    for name in (text_column, id_column or "", str(folder.path)):
+        if SURROGATE.search(name):
+            raise InputError(f"{name!a}: a name that is not UTF-8; give another one")
     sources = find_sources([os.fspath(name) for name in inputs], folder.path)
     folder.make()
+    if not sources:
+        raise InputError(f"{', '.join(map(str, inputs))}: all of it lies in {out}, which is left out; give another --out")
     folder.discard_scratch()
     with shard_lease(folder, shard_index, num_shards, say) as lease:
         with _bar("planning", sum(source.bytes for source in sources), "B", progress) as bar:

@@ -124,7 +124,7 @@ class Worker:
         records = patiently(lambda: self._cursor.read(task))
         columns, quarantined = self._columns(task, records, set(attempts.poison))
         part = Part(self._job.id, task.number, task.first_row, task.rows, quarantined)
-        check_current(self._folder, self._options.lease, self._options.token)
+        patiently(lambda: check_current(self._folder, self._options.lease, self._options.token))
         patiently(lambda: parts.commit(self._folder, self._job, part, columns))
         attempts.end()
         non_finite = sum(lost.reason == NON_FINITE for lost in quarantined)

@@ -1,11 +1,13 @@
 """One run at a time, on one machine and between machines (B18, B19, B20)."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +129,61 @@ def test_a_holder_on_another_machine_that_counts_no_more_is_dead_whatever_its_cl
     os.utime(place.leases / "shard-0-of-1.000000003", (4e9, 4e9))
     with Lease(place, "shard-0-of-1", say=lambda _: None) as lease:
         assert lease.token == ("shard-0-of-1", 4)
+
+
+def test_who_was_not_looked_at_is_not_taken_for_dead(place, quick):
+    """Two wait for the same dead one; the first of them takes the next number and clears the old one away."""
+    over = threading.Event()
+
+    def other() -> None:
+        time.sleep(0.15)
+        elsewhere(place, 6, 0)
+        (place.leases / "shard-0-of-1.000000005").unlink()
+        beat = 0
+        while not over.wait(0.05):
+            elsewhere(place, 6, beat := beat + 1)
+
+    elsewhere(place, 5, 17)
+    first = threading.Thread(target=other)
+    first.start()
+    try:
+        with pytest.raises(BusyError, match="process 1 on another"), Lease(place, "shard-0-of-1", say=lambda _: None):
+            raise AssertionError("two have it")
+    finally:
+        over.set()
+        first.join()
+
+
+def test_a_disk_that_is_away_for_a_moment_says_nothing_of_a_holder(place, holder, monkeypatch):
+    read, failures = Path.read_text, [1]
+
+    def away(path: Path, *args: object) -> str:
+        if path.parent == place.leases and failures:
+            failures.pop()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path, *args)
+
+    monkeypatch.setattr(Path, "read_text", away)
+    with pytest.raises(BusyError, match=f"process {holder.pid}"), Lease(place, "shard-0-of-1"):
+        raise AssertionError("two have it")
+    assert not failures
+
+
+def test_a_holder_counts_on_when_the_disk_is_back(place, quick, monkeypatch):
+    def beat() -> int:
+        return json.loads((place.leases / "shard-0-of-1.000000001").read_text())["beat"]
+
+    def away(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Lease(place, "shard-0-of-1"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "glob", away)
+            time.sleep(0.3)
+        before, deadline = beat(), time.monotonic() + 10
+        while beat() == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_a_holder_that_was_taken_for_dead_knows_that_it_lost(place, quick):

@@ -1,5 +1,6 @@
 """What lies in a job's folder is checked, set aside where it is something else, and made again (B4, B18, B23, B24, B26)."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from tests.support import bulk as files
 from tests.support.bulk import array, bulk, manifest, part_hashes, vectors
 
 from q3_runtime.bulk import compacting
-from q3_runtime.bulk.folder import OutFolder
+from q3_runtime.bulk.folder import OutFolder, here
 from q3_runtime.bulk.run import run_bulk
 from q3_runtime.durable import publish
 
@@ -140,6 +141,26 @@ class TestCompact:
         files_made = compacting.compact(OutFolder(out), tmp_path / "big", file_bytes=4000)
         assert len(files_made) == 3
         assert pq.read_table(tmp_path / "big").equals(vectors(out))
+
+    def test_of_two_at_once_one_makes_it_and_nothing_of_the_other_is_in_it(self, out, tmp_path):
+        def second(_: int) -> None:
+            if not (tmp_path / "big").exists():
+                compacting.compact(OutFolder(out), tmp_path / "big", file_bytes=4000)
+
+        with pytest.raises(OSError, match="not empty"):
+            compacting.compact(OutFolder(out), tmp_path / "big", second)
+        listed = json.loads((tmp_path / "big/_manifest.json").read_text())["files"]
+        assert {name: entry["sha256"] for name, entry in listed.items()} == {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "big").glob("*.parquet")
+        }
+        assert len(listed) == 3
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "out"]
+
+    def test_what_a_killed_one_left_goes_with_the_next(self, out, tmp_path):
+        left = tmp_path / f".big.partial-{here()}-{2**22 + 1}-abc"
+        left.mkdir()
+        bulk("compact", out, "--to", tmp_path / "big")
+        assert not left.exists()
 
     def test_what_is_not_complete_or_damaged_or_there_already_is_refused_and_leaves_nothing(self, out, tmp_path):
         assert "exists already" in bulk("compact", out, "--to", out, code=5)

@@ -280,6 +280,17 @@ class TestWhatIsRefused:
         with pytest.raises(error):
             run_bulk(folder, [source], tmp_path / "out", **options)
 
+    @pytest.mark.parametrize("option", ["--instruction", "--text-column", "--id-column"])
+    def test_names_and_instructions_that_are_not_utf_8(self, option, folder, tmp_path):
+        source = files.write(tmp_path / "a.txt", TEXTS)
+        assert "error: " in bulk("run", folder, source, "--out", tmp_path / "out", option, "caf\udce9", code=3)
+        assert not (tmp_path / "out").exists()
+
+    def test_input_of_which_all_lies_in_the_folder_of_the_job(self, folder, tmp_path):
+        (tmp_path / "out/_leases").mkdir(parents=True)  # as an earlier run left it that failed before its plan
+        source = files.write(tmp_path / "out/a.txt", TEXTS)
+        assert "which is left out; give another --out" in bulk("run", folder, source, "--out", tmp_path / "out", code=3)
+
     def test_a_reranker(self, reranker_folder, tmp_path):
         with pytest.raises(ModelError, match="a reranker, expected an embedding model"):
             run_bulk(reranker_folder, [files.write(tmp_path / "a.txt", TEXTS[:2])], tmp_path / "out")
