@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import redirect_stdout
+from functools import cache
 from importlib.metadata import distributions
 from io import StringIO
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from q3_runtime.errors import ProviderError, UsageError
 from q3_runtime.manifest import QuantEntry
 from q3_runtime.quants import CPU_ORDER, CUDA_ORDER
-from q3_runtime.saturation import precise_entry
+from q3_runtime.saturation import MODEL, precise_entry
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -27,7 +28,7 @@ INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
 def choose(available: Collection[str], quant: str | None, provider: str) -> tuple[str, str]:
     """The quant and the onnxruntime provider to use.
 
-    ``provider="auto"`` takes CUDA where onnxruntime has it and the quant, given or found, is one that CUDA runs whole.
+    ``provider="auto"`` takes CUDA where it loads and the quant, given or found, is one that CUDA runs whole.
 
     Raises:
         UsageError: a quant that the folder does not have.
@@ -39,7 +40,7 @@ def choose(available: Collection[str], quant: str | None, provider: str) -> tupl
     cuda, cpu = PROVIDERS["cuda"], PROVIDERS["cpu"]
     if provider == "auto":
         on_cuda = _first(CUDA_ORDER, available) if quant is None else (quant if quant in CUDA_ORDER else None)
-        if cuda in here and on_cuda:
+        if cuda in here and on_cuda and cuda_loads():
             return on_cuda, cuda
         return quant or _first(CPU_ORDER, available) or next(iter(available)), cpu
     name = PROVIDERS.get(provider, provider)
@@ -119,6 +120,20 @@ def load_graph(
         took = ", ".join(session.get_providers())
         raise ProviderError(f"asked for {provider}, onnxruntime took {took}; {unloaded}pass provider='cpu'")
     return session
+
+
+@cache
+def cuda_loads() -> bool:
+    """Onnxruntime's build for CUDA names it among its providers without a driver, a GPU or CUDA's libraries too."""
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    _preload_cuda(ort)
+    try:
+        session = ort.InferenceSession(MODEL, options, providers=[PROVIDERS["cuda"]], enable_fallback=False)
+    except Exception:  # of any kind: that it does not load is the answer
+        return False
+    return PROVIDERS["cuda"] in session.get_providers()
 
 
 def available_providers() -> list[str]:

@@ -316,6 +316,31 @@ def test_bytes_that_are_no_graph_are_a_finding(foreign: Path, content: bytes) ->
     assert found.loaders == []
 
 
+def test_a_graph_that_is_missing_is_a_finding(mini_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(mini_folder, tmp_path / "copy")
+    (copy / "onnx/model_int8.onnx").unlink()
+    found = diagnose(copy, "int8")
+    assert "onnx/model_int8.onnx is missing" in problems(found)["graph"]
+    assert main(["doctor", str(copy), "--quant", "int8"]) == 3
+
+
+def test_states_of_another_length_than_the_text_are_a_finding(foreign: Path) -> None:
+    """The graph says [batch, sequence, D] and gives the last token's state alone."""
+
+    def last_only(graph: onnx.GraphProto) -> None:
+        output = next(each for each in graph.output if each.name == "last_hidden_state")
+        maker = next(node for node in graph.node if output.name in node.output)
+        maker.output[list(maker.output).index(output.name)] = "all_states"
+        for name, value in (("from", [-1]), ("to", [2**31]), ("axis", [1])):
+            graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+        graph.node.append(helper.make_node("Slice", ["all_states", "from", "to", "axis"], [output.name]))
+        del graph.output[:]
+        graph.output.append(output)
+
+    edit_graph(foreign, last_only)
+    assert "last_hidden_state is [1, 1, 64], expected" in problems(diagnose(foreign))["running"]
+
+
 def test_a_graph_that_onnxruntime_does_not_load_is_a_finding(foreign: Path) -> None:
     edit_graph(foreign, lambda graph: graph.node[0].input.__setitem__(0, "nowhere"))
     found = diagnose(foreign)

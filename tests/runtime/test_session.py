@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,33 @@ from tests.support.signing import sign, with_graph
 from q3_runtime import Embedder
 from q3_runtime.errors import ProviderError, UsageError
 from q3_runtime.manifest import Manifest
-from q3_runtime.session import MAX_THREADS, available_providers, available_threads, choose, open_session
+from q3_runtime.session import MAX_THREADS, available_providers, available_threads, choose, cuda_loads, open_session
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 ALL = ("fp32", "fp16", "int8", "q8", "q4", "q4f16")
+
+
+@pytest.fixture
+def named_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """onnxruntime's build for CUDA, on a machine where nothing of CUDA is."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    cuda_loads.cache_clear()
+    yield monkeypatch
+    cuda_loads.cache_clear()
+
+
+@pytest.fixture
+def cuda(named_cuda: pytest.MonkeyPatch) -> None:
+    """The same with a GPU."""
+
+    class Session:
+        def __init__(self, *_: object, providers: list[str], **__: object) -> None:
+            self.get_providers = lambda: [*providers, CPU]
+
+    named_cuda.setattr(onnxruntime, "InferenceSession", Session)
+
+
 without_cuda = pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
 
 
@@ -72,9 +95,17 @@ def test_auto_without_cuda_is_the_cpu(quant):
         (ALL, "fp16", "cpu", ("fp16", CPU)),
     ],
 )
-def test_where_onnxruntime_has_cuda_the_quants_of_cuda_go_there(available, quant, provider, taken, monkeypatch):
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+def test_where_cuda_loads_the_quants_of_cuda_go_there(available, quant, provider, taken, cuda):
     assert choose(available, quant, provider) == taken
+
+
+@without_cuda
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_where_onnxruntime_names_cuda_and_cannot_load_it_auto_is_the_cpu(folder, named_cuda):
+    assert choose(ALL, None, "auto") == ("int8", CPU)
+    assert choose(ALL, "fp16", "auto") == ("fp16", CPU)
+    assert choose(ALL, None, "cuda") == ("fp16", CUDA)
+    assert Embedder(folder).provider == CPU
 
 
 @pytest.mark.parametrize(("available", "quant"), [(ALL, "int8"), (ALL, "q8"), (("int8", "q4"), None), (("fp4",), "fp4")])

@@ -38,7 +38,14 @@ class Subject(NamedTuple):
         return self.finish(found, mask)
 
     def finish(self, found: Values, mask: Ids) -> Values:
-        """The output → unit vectors, pooled as the folder says, or log-odds."""
+        """The output → unit vectors, pooled as the folder says, or log-odds.
+
+        Raises:
+            RunError: it has other numbers of texts or tokens than went in.
+        """
+        wanted = mask.shape if found.ndim == 3 else mask.shape[:1]
+        if found.shape[: len(wanted)] != wanted:
+            raise RunError(f"of input {list(mask.shape)} {self.output} is {list(found.shape)}, expected {list(wanted)} and D")
         if self.output == SCORES:
             return found
         return unit(found) if self.output == POOLED else pooled(found, mask, self.patient.pooling or "lasttoken")

@@ -14,6 +14,9 @@ def references(patient: Patient) -> Iterator[Finding]:
     """What no graph of an embedding model needs, and what would let it read other files of this machine."""
     try:
         found = scan(patient.graph)
+    except FileNotFoundError:
+        yield problem("graph", f"{patient.graph_name} is missing, q3.json lists it", "export or download it again")
+        return
     except GraphError as error:
         yield problem("graph", f"{patient.graph_name} is none: {error}", "export or download it again")
         return
