@@ -24,6 +24,7 @@ function start() {
     [typeof Worker !== "function", "Web workers are not available in this browser, and the model runs in one; use another."],
   ];
   const [, lack] = lacks.find(([found]) => found) ?? [];
+  for (const button of document.querySelectorAll("button")) button.disabled = false; // Firefox keeps it over a reload
   if (lack) return fail(lack);
   idle("Starting…");
   worker = new Worker(`worker.js${location.search}`, { type: "module" });
@@ -58,6 +59,8 @@ const handlers = {
     idle(`${parts.join(", ")}.`);
   },
   failed({ id, message }) {
+    if (id !== undefined && id !== asked) return;
+    $("results").replaceChildren();
     fail(message, id === undefined);
   },
 };

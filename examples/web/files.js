@@ -15,7 +15,7 @@ export async function library(name) {
 // The answer to a request for a file, with its path and, where the server states it, its size.
 export async function fetched(url) {
   const name = url.href.slice(HERE.href.length);
-  const response = await fetch(url).catch(() => {
+  const response = await fetch(url, { cache: "no-cache" }).catch(() => {
     throw new Error(`${name} could not be fetched; is the server still running?`);
   });
   if (!response.ok) throw new Error(`${name} is missing (HTTP ${response.status}); run scripts/web again`);

@@ -2,7 +2,7 @@
 import { VENDOR, body, fetched, library, manifestOfFolder, modelFile, parsed } from "./files.js";
 
 const QUANTS = ["int8", "q8", "q4", "fp32", "fp16", "q4f16"]; // the first that the folder has, unless the address says ?quant=
-const SIDE_FILES = ["tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json"];
+const SIDE_FILES = ["tokenizer.json", "tokenizer_config.json"];
 
 // progress(step, bytes so far, all bytes) → {about, prompts, encode(text) → {ids, cut}, embed([ids]) → [vector]}
 export async function loadModel(progress) {
@@ -38,11 +38,11 @@ export async function loadModel(progress) {
   } catch (error) {
     throw new Error(`onnxruntime cannot start with model/${graph}: ${error.message ?? error}`);
   }
-  const [tokenizer, settings, { prompts }] = SIDE_FILES.map((name) => parsed(content[name], name));
+  const [tokenizer, settings] = SIDE_FILES.map((name) => parsed(content[name], name));
   const encode = encoder(tokenizers.Tokenizer, tokenizer, settings);
   const ids = (values, rows) => new runtime.Tensor("int64", values, [rows, values.length / rows]);
   const about = { name: manifest.source.id, quant, bytes, dims: manifest.dims, seconds: (performance.now() - begun) / 1000 };
-  return { about, prompts, encode, embed: (rows) => embedded(session, ids, rows) };
+  return { about, prompts: manifest.prompts, encode, embed: (rows) => embedded(session, ids, rows) };
 }
 
 function chosen(manifest) {
@@ -91,5 +91,7 @@ async function embedded(session, tensor, rows) {
   const feeds = { input_ids: tensor(ids, rows.length), attention_mask: tensor(mask, rows.length) };
   const { sentence_embedding: output } = await session.run(feeds, ["sentence_embedding"]);
   const dims = output.dims[1];
-  return rows.map((_, i) => output.data.slice(i * dims, (i + 1) * dims));
+  const vectors = rows.map((_, i) => output.data.slice(i * dims, (i + 1) * dims));
+  if (vectors.every((vector) => vector.every(Number.isFinite) && vector.some(Boolean))) return vectors;
+  throw new Error("the model gave NaN, infinity or zeros; take another quant, ?quant=q8 say");
 }

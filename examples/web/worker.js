@@ -8,6 +8,7 @@
 import { loadModel } from "./model.js";
 
 const ROWS_A_BATCH = 8;
+const TOKENS_A_BATCH = 2048; // with the padding; WASM has 4 GB
 
 const kept = new Map(); // text → its vector, so that another query embeds nothing but itself
 let latest = 0;
@@ -38,11 +39,12 @@ async function rank(model, id, texts, query) {
   const begun = performance.now();
   const wanted = new Set(texts);
   for (const text of kept.keys()) if (!wanted.has(text)) kept.delete(text);
-  const todo = [...wanted].filter((text) => !kept.has(text)).map((text) => ({ text, ...model.encode(text) }));
+  const todo = [...wanted].filter((text) => !kept.has(text)).map((text) => ({ text, ...model.encode((model.prompts.document ?? "") + text) }));
   todo.sort((a, b) => a.ids.length - b.ids.length); // alike lengths together: little padding
-  for (let done = 0; done < todo.length; done += ROWS_A_BATCH) {
+  for (let done = 0, end = 0; done < todo.length; done = end) {
     self.postMessage({ type: "embedding", id, done, total: todo.length });
-    const batch = todo.slice(done, done + ROWS_A_BATCH);
+    do end += 1; while (end < todo.length && end - done < ROWS_A_BATCH && (end + 1 - done) * todo[end].ids.length <= TOKENS_A_BATCH);
+    const batch = todo.slice(done, end);
     const vectors = await model.embed(batch.map(({ ids }) => ids));
     batch.forEach(({ text, cut }, row) => kept.set(text, { vector: vectors[row], cut }));
     await new Promise((resume) => setTimeout(resume)); // lets a newer question in

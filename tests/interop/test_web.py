@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ SHOTS = ROOT / "build/web-shots"
 NOTES = (ROOT / "examples/notes.txt").read_text("utf-8").splitlines()
 ANSWERS = {"Can I deduct gifts": "A donation", "What killed": "The Black Death", "Wann muss": "Für einen"}
 BY_BLOCKS = {"q8": "model_quantized.onnx", "q4": "model_q4.onnx"}
-SIDE_FILES = ("tokenizer.json", "tokenizer_config.json", "config_sentence_transformers.json")
+SIDE_FILES = ("tokenizer.json", "tokenizer_config.json")
 MAX_DELTA, MAX_DELTA_INT8 = 1e-5, 5e-3
 """Of a score. WASM's sums differ from a CPU's in their last bits: by 2e-7 in fp32. In int8 a third of the texts round an
 activation to the next of 255 steps for it, which is up to 1 − cosine of 1e-5 in a vector, and so 4.5e-3 in a score."""
@@ -157,6 +158,43 @@ def test_a_long_line_is_cut_as_our_runtime_cuts_it_and_this_is_said(site: Site, 
     assert np.abs(ours - [scores[line.strip()] for line in lines]).max() <= MAX_DELTA_INT8
 
 
+def test_prompts_are_those_of_the_manifest_for_lines_too(site: Site, visit: Open, mini_folder: Path, tmp_path: Path) -> None:
+    prompts = {"query": "Frage: ", "document": "Absatz: "}
+    opened = visit(site.damaged("prompts", in_manifest(lambda manifest: manifest.update(prompts=prompts))))
+    texts, scores = zip(*opened.ranking(), strict=True)
+    query = opened.page.get_by_label("Query").input_value()
+    with Embedder(mini_folder, quant="int8") as model:
+        ours = model.similarity(model.encode([query], prompt="Frage: "), model.encode(list(texts), prompt="Absatz: "))[0]
+        plain = model.similarity(model.encode([query], prompt="Frage: "), model.encode(list(texts)))[0]
+    assert np.abs(ours - scores).max() <= MAX_DELTA_INT8
+    assert np.abs(plain - scores).max() > 5 * MAX_DELTA_INT8
+
+
+def test_a_worker_that_asks_another_server_is_held_back(site: Site, visit: Open) -> None:
+    """The worker's own file must have the policy in its header."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(1)
+        call = f'fetch("http://127.0.0.1:{other.getsockname()[1]}/", {{ mode: "no-cors" }}).catch(() => {{}});\n'
+        opened = visit(site.damaged("spying", with_content("worker.js", lambda old: old + call.encode())))
+        opened.ranking()
+        with pytest.raises(TimeoutError):
+            other.accept()
+
+
+def test_a_model_that_gives_no_numbers_is_said_and_nothing_is_ranked(site: Site, visit: Open) -> None:
+    def zeros(content: bytes) -> bytes:
+        graph = onnx.load_from_string(content)
+        for node in graph.graph.node:
+            node.output[:] = ["normal" if name == "sentence_embedding" else name for name in node.output]
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "nothing"))
+        graph.graph.node.append(onnx.helper.make_node("Mul", ["normal", "nothing"], ["sentence_embedding"]))
+        return graph.SerializeToString()
+
+    page = visit(site.damaged("zeros", with_content("model/onnx/model_int8.onnx", zeros, listed=True))).page
+    expect(page.get_by_role("alert")).to_contain_text("the model gave NaN, infinity or zeros", timeout=PATIENCE)
+    expect(page.locator("#results li")).to_have_count(0)
+
+
 def test_its_tokenizer_gives_the_ids_of_tokenizers(site: Site, visit: Open, mini_folder: Path) -> None:
     probes = (ROOT / "export/q3_export/data/probes.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in probes] + ["a<|im_end|>b <|endoftext|>", "<think> </think>"]
@@ -262,7 +300,9 @@ def test_without_its_script_the_page_says_what_it_waits_for(site: Site, visit: O
 def test_the_script_says_in_one_line_what_is_wrong(site: Site, tmp_path: Path) -> None:
     port = site.url.rstrip("/").rpartition(":")[2]
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/worker.js").write_text("// of another site\n")
     for argument, environment, code, message in (
+        (site.root / "model", {"WEB": str(site.root)}, 3, f"{site.root}/model lies in {site.root}, which is made anew"),
         ("nowhere", {}, 3, f"{tmp_path}/nowhere has no q3.json, expected a folder that q3-export made"),
         (site.root / "model", {"WEB": str(tmp_path / "mine")}, 3, f"{tmp_path}/mine is there and is not what this makes"),
         (
