@@ -1,8 +1,8 @@
 """Texts → vectors, from an exported folder, with onnxruntime and nothing heavier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from q3_runtime.batching import BATCH_TOKENS
 from q3_runtime.errors import IntegrityError, ModelError
 from q3_runtime.golden import Probe
 from q3_runtime.self_check import check_vector
-from q3_runtime.tokenization import Encoded, Tokenizer
+from q3_runtime.tokenization import Encoded, Tokenizer, is_list
 from q3_runtime.vectors import Vectors, checked_dim, cosines
 from q3_runtime.windows import check_options, run_windows
 
@@ -138,7 +138,7 @@ class Embedder:
         limits = precisions.chosen_ranges(precision, dim, ranges, lambda: self.ranges)
         check_options(batch_tokens, errors)
         prefix = prompt_words.resolve(self.prompts, prompt_name, prompt, instruction)
-        every: Sequence[str] = texts if _is_list(texts) else [texts]  # type: ignore[list-item]  # what is no list is refused as a text
+        every: Sequence[str] = texts if is_list(texts) else [texts]  # type: ignore[list-item]  # what is no list is refused as a text
         vectors = out.empty(len(every), dim)
 
         def encode(start: int, stop: int) -> list[Encoded]:
@@ -207,9 +207,3 @@ class Embedder:
             raise ModelError(f"{self.folder}: no {TOKEN_OUTPUT} in {self.quant}; export again without --pooled-only")
         found: Vectors = self._runner.run([ids], [0], output=TOKEN_OUTPUT)[0]
         return found[: len(ids)]  # a long text may have been padded
-
-
-def _is_list(texts: object) -> TypeGuard[Sequence[str]]:
-    """Lists, tuples, arrays, columns of a table; not a text, and not what is neither, which is refused as one."""
-    is_sliced = hasattr(texts, "__getitem__") and hasattr(texts, "__len__")
-    return is_sliced and not isinstance(texts, str | bytes | bytearray | Mapping)

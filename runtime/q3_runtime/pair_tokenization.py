@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from q3_runtime.errors import UsageError
+from q3_runtime.errors import InputError, UsageError
 from q3_runtime.templates import Template
 from q3_runtime.tokenization import Encoded, Tokenizer
 
@@ -36,12 +36,27 @@ class PairTokenizer:
         self._body = Tokenizer(path, self.max_body, plain=True)
 
     def encode(
-        self, bodies: Sequence[str], *, truncate: bool = True, errors: str = "strict", first_index: int = 0
+        self,
+        bodies: Sequence[str],
+        *,
+        truncate: bool = True,
+        errors: str = "strict",
+        first_index: int = 0,
+        fronts: Sequence[str] = (),
     ) -> list[Encoded]:
         """Ids of prefix, body and suffix for each body, int64 [T]; only a body is ever cut, at its end.
 
+        ``fronts`` are the bodies without their documents, where what is cut must not be a whole document.
+
         Raises:
+            InputError: a front that leaves its document no token.
             TextTypeError, TextError, TooLongError: see q3_runtime.tokenization.
         """
         encoded = self._body.encode(bodies, truncate=truncate, errors=errors, first_index=first_index)
+        for row, front in enumerate(fronts):
+            if encoded[row].truncated and len(self._body.encode([front])[0].ids) >= self.max_body:
+                raise InputError(
+                    f"pair {first_index + row}: query and instruction take all {self.max_body} tokens of a pair, none is left "
+                    "for the document; shorten them"
+                )
         return [Encoded(np.concatenate([self.prefix, item.ids, self.suffix]), item.truncated) for item in encoded]

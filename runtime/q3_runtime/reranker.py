@@ -8,13 +8,13 @@ import numpy.typing as npt
 
 from q3_runtime import loading
 from q3_runtime.batching import BATCH_TOKENS
-from q3_runtime.errors import TextTypeError, UsageError
+from q3_runtime.errors import UsageError
 from q3_runtime.golden import Probe
 from q3_runtime.pair_tokenization import PairTokenizer
 from q3_runtime.scores import Ranking, Scores, probabilities
 from q3_runtime.self_check import check_score
 from q3_runtime.templates import Template
-from q3_runtime.tokenization import Encoded, checked
+from q3_runtime.tokenization import Encoded, checked, is_list
 from q3_runtime.windows import check_options, run_windows
 
 
@@ -98,8 +98,11 @@ class Reranker:
         every = list(pairs)
 
         def encode(start: int, stop: int) -> list[Encoded]:
-            bodies = [self._body(i, every[i], instruction, errors) for i in range(start, stop)]
-            return self.tokenizer.encode(bodies, truncate=truncate, first_index=start)
+            checked_pairs = [self._checked(i, every[i], errors) for i in range(start, stop)]
+            task = None if instruction is None else checked(instruction, None, errors)
+            bodies = [self.template.fill(query, document, task) for query, document in checked_pairs]
+            fronts = [self.template.fill(query, "", task) for query, _ in checked_pairs]
+            return self.tokenizer.encode(bodies, truncate=truncate, first_index=start, fronts=fronts)
 
         found = np.empty(len(every), dtype=np.float32)
         windows = run_windows(
@@ -127,8 +130,8 @@ class Reranker:
         """
         if top_n is not None and (type(top_n) is not int or top_n < 1):
             raise UsageError(f"top_n is {top_n!r}, expected a whole number of at least 1, or None")
-        if isinstance(documents, str | bytes):
-            raise TextTypeError(0, [])
+        if not is_list(documents):
+            raise UsageError(f"documents is a {type(documents).__name__}, expected a list of texts")
         scores = self.score([(query, document) for document in documents], instruction=instruction, **options)  # type: ignore[arg-type]
         best = np.argsort(-scores, kind="stable")[:top_n].tolist()
         return Ranking(((row, float(scores[row])) for row in best), scores.scale)
@@ -145,9 +148,8 @@ class Reranker:
         """Token ids of golden pairs, whose texts are filled bodies."""
         return self.tokenizer.encode([probe.text for probe in probes])
 
-    def _body(self, index: int, pair: tuple[str, str], instruction: str | None, errors: str) -> str:
-        """The filled template, made of checked texts."""
-        if isinstance(pair, str | bytes) or not hasattr(pair, "__len__") or len(pair) != 2:
+    def _checked(self, index: int, pair: tuple[str, str], errors: str) -> tuple[str, str]:
+        if not is_list(pair) or len(pair) != 2:
             raise UsageError(f"pair {index} is {str(pair)[:60]!r}, expected (query, document); pass a list of such pairs")
         query, document = (checked(text, index, errors) for text in pair)
-        return self.template.fill(query, document, None if instruction is None else checked(instruction, None, errors))
+        return query, document

@@ -24,6 +24,10 @@ class Scores(np.ndarray):
     def __array_finalize__(self, other: Any) -> None:
         self.scale = getattr(other, "scale", "")
 
+    def __reduce__(self) -> Any:
+        """Between processes too."""
+        return Scores, (np.asarray(self), self.scale)
+
 
 class Ranking(list[tuple[int, float]]):
     """``(index, score)``, best first, and the ``scale`` of the scores."""

@@ -64,7 +64,9 @@ def by_name(task: str, side: str = "query") -> str:
         near = ", ".join(get_close_matches(task, tasks)) or f"{', '.join(list(tasks)[:3])} …"
         raise InputError(f"task {task!r} is none of the {len(tasks)} that have an instruction, expected {near}; check the name")
     found = tasks[task]
-    return found if isinstance(found, str) else found.get(side, "")
+    if isinstance(found, str):
+        return found if side == "query" or "Retrieval" not in task else ""  # as for instruction(), by MTEB's names
+    return found.get(side, "")
 
 
 def read(path: str | PathLike[str], sha256: str = str(SOURCE["sha256"])) -> Instructions:

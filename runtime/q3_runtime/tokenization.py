@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -145,3 +145,9 @@ def checked(text: object, index: int | None, errors: str) -> str:
     if errors != "replace":
         raise TextError(index, bad.start(), ord(bad.group()))
     return SURROGATE.sub("\ufffd", text)
+
+
+def is_list(texts: object) -> TypeGuard[Sequence[str]]:
+    """Lists, tuples, arrays, columns of a table; not a text, and not what is neither, which is refused as one."""
+    is_sliced = hasattr(texts, "__getitem__") and hasattr(texts, "__len__")
+    return is_sliced and not isinstance(texts, str | bytes | bytearray | Mapping)

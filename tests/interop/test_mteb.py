@@ -171,6 +171,8 @@ def test_an_instruction_is_found_by_the_name_of_its_task_without_mteb() -> None:
         task_instructions.by_name("SciFact") == "Given a scientific claim, retrieve documents that support or refute the claim"
     )
     assert task_instructions.by_name("SciFact", "document") == ""
+    assert task_instructions.by_name("AutoRAGRetrieval")
+    assert task_instructions.by_name("AutoRAGRetrieval", "document") == ""
     assert task_instructions.by_name("Banking77Classification.v2") == task_instructions.by_name(
         "Banking77Classification.v2", "document"
     )

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import sys
@@ -15,6 +16,7 @@ from tests.conftest import ROOT
 from q3_runtime import Embedder, Reranker, Template
 from q3_runtime.cli import main
 from q3_runtime.errors import (
+    InputError,
     ModelError,
     NonFiniteError,
     ProviderError,
@@ -151,6 +153,8 @@ def test_a_template_that_leaves_no_room_is_refused(reranker_folder: Path) -> Non
         ([("a",)], UsageError, "pair 0 is"),
         ([("a", "b", "c")], UsageError, "pair 0 is"),
         ([3], UsageError, "pair 0 is '3'"),
+        ([{"query": "a", "document": "b"}], UsageError, "pair 0 is"),
+        ([{"a", "b"}], UsageError, "pair 0 is"),
         ([("a", None)], TextTypeError, "text 0"),
         ([("a", b"b")], TextTypeError, "text 0"),
         ([("a", "b"), ("\ud800", "b")], TextError, "text 1"),
@@ -166,9 +170,15 @@ def test_a_lone_surrogate_is_replaced_on_request(model: Reranker) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 
-def test_a_string_for_documents_is_not_read_as_letters(model: Reranker) -> None:
-    with pytest.raises(TextTypeError):
-        model.rank(QUERY, "abc")
+@pytest.mark.parametrize("documents", ["abc", b"abc", {"a": "text"}, {"text"}])
+def test_what_is_no_list_of_documents_is_named(model: Reranker, documents: object) -> None:
+    with pytest.raises(UsageError, match=f"documents is a {type(documents).__name__}, expected a list of texts"):
+        model.rank(QUERY, documents)
+
+
+def test_a_query_that_leaves_no_room_for_documents_is_refused_and_not_scored(model: Reranker) -> None:
+    with pytest.raises(InputError, match=r"pair 1: query and instruction take all .* none is left for the doc"):
+        model.score([("short", "a document"), ("many words " * 40_000, "a document")])
 
 
 @pytest.mark.parametrize("options", [{"top_n": 0}, {"top_n": 1.5}, {"batch_tokens": 0}, {"errors": "ignore"}])
@@ -253,6 +263,8 @@ def test_a_score_that_is_no_number_names_its_pair(model: Reranker) -> None:
 def test_scores_keep_their_scale_when_copied() -> None:
     scores = Scores([0.25, 0.5], "probability")
     assert (scores.copy().scale, scores[[1]].scale) == ("probability", "probability")
+    again = pickle.loads(pickle.dumps(scores))
+    assert (again.tolist(), again.scale) == ([0.25, 0.5], "probability")
 
 
 def test_the_python_of_the_document_runs_and_its_template_is_the_official_one(reranker_folder: Path, capsys) -> None:

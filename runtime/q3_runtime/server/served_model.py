@@ -172,7 +172,8 @@ class ServedModel:
 
         def encode() -> list[Encoded]:
             bodies = [reranker.template.fill(query, str(text), words) for text in asked.inputs]
-            return reranker.tokenizer.encode(bodies, truncate=cut)
+            fronts = [reranker.template.fill(query, "", words)] * len(bodies)
+            return reranker.tokenizer.encode(bodies, truncate=cut, fronts=fronts)
 
         ids = await self._tokenized(work, asked, len(query) + len(words), encode)
         log_odds = np.array([row[0] for row in await self._answer(ids, work, asked)], dtype=np.float32)
