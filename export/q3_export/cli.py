@@ -35,7 +35,7 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="folder to make (default: ./<name of the model>-onnx)")
     parser.add_argument("--layout", choices=LAYOUTS, default="onnx", help="tei: one quant, as onnx/model.onnx, for TEI")
     parser.add_argument("--kind", choices=("embedding", "reranker"), help="default: what the checkpoint says")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch and the verification run")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch runs, and what CUDA can verify")
     parser.add_argument("--calibration", metavar="FILE", help="texts to take ranges from, in the form of --probes")
     parser.add_argument(
         "--probes",
@@ -62,7 +62,7 @@ def _verify_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", metavar="DIR", help="folder made by q3-export")
     parser.add_argument("--model", required=True, help=f"what it was made from: one of {KEYS}, a folder, or ORG/NAME")
     parser.add_argument("--quant", help="verify only this quant (default: all that are present)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch and the graph run")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch runs, and what CUDA can verify")
     _add_common(parser)
     parser.set_defaults(verb="verify")
     return parser
@@ -113,8 +113,7 @@ def _verify(args: argparse.Namespace) -> int:
     from q3_runtime.manifest import Manifest
 
     progress = not args.json
-    quants_of(Manifest.read(Path(args.folder)), args.quant)  # before a download
-    check_device(args.device)
+    check_device(args.device, quants_of(Manifest.read(Path(args.folder)), args.quant))  # before a download
     checkpoint = open_checkpoint(args.model, revision=args.revision, offline=args.offline, progress=progress)
     results = compare(Path(args.folder), checkpoint, args.quant, device=args.device, progress=progress)
     if args.json:

@@ -7,9 +7,9 @@ import numpy as np
 
 from q3_export.checkpoint import Checkpoint
 from q3_export.probes import make_golden
-from q3_export.verification import PROVIDERS
+from q3_export.verification import provider_of
 from q3_runtime.errors import IntegrityError, ModelError
-from q3_runtime.fidelity import verify_folder
+from q3_runtime.fidelity import quants_of, verify_folder
 from q3_runtime.golden import Golden
 from q3_runtime.integrity import check_files
 from q3_runtime.manifest import Manifest
@@ -44,4 +44,7 @@ def compare(
             f"{folder}: what is stored is up to {furthest:.2e} from PyTorch's, expected {STORED_DELTA[manifest.kind]:g}; "
             "export it again"
         )
-    return verify_folder(folder, quant=quant, provider=PROVIDERS[device], golden=fresh, progress=progress)
+    found: dict[str, dict[str, Any]] = {}
+    for name in quants_of(manifest, quant):
+        found |= verify_folder(folder, quant=name, provider=provider_of(device, name), golden=fresh, progress=progress)
+    return found

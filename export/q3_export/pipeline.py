@@ -15,7 +15,7 @@ from q3_export.recipes import DEFAULT_QUANT, chosen, laid_out
 from q3_export.rounds import Maker, make_quant
 from q3_export.specs import SPECS, mrl_dims
 from q3_export.staging import Staging, check_place
-from q3_export.verification import PROVIDERS, Judge
+from q3_export.verification import Judge, provider_of
 from q3_runtime.durable import write_synced
 from q3_runtime.errors import InputError, ModelError, UsageError
 from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden
@@ -57,7 +57,7 @@ def export_model(
         min_cosine: replaces the quant's min floor; lowering it is written into manifest and card.
         pooled_only: the graph gives ``sentence_embedding`` only, which makes its last layer cheaper.
         no_verify: do not measure; fidelity is then null in q3.json.
-        force: replace an existing quant, or a folder made from another source.
+        force: replace an existing quant, a folder made from another source, and what is damaged.
         push: ``ORG/NAME``: upload the finished folder to the hub, see :mod:`q3_export.publishing`.
         revision: branch, tag or commit on the hub; None takes the key's pinned commit, else the newest.
         offline: take what is in the hub's cache, as with HF_HUB_OFFLINE.
@@ -71,7 +71,8 @@ def export_model(
     say = _say if progress else _say_nothing
     recipes = laid_out(chosen(quant), layout)
     graphs = {recipe.quant.name: recipe.quant.onnx_file for recipe in recipes}
-    _check_before_download(min_cosine, [probes, calibration], out, device, no_verify=no_verify)
+    _check_before_download(min_cosine, [probes, calibration], out, no_verify=no_verify)
+    resources.check_device(device, [] if no_verify else list(graphs))
     if push is not None:
         publishing.check(push, offline=offline)
     if str(model) in SPECS:
@@ -86,7 +87,8 @@ def export_model(
         folder = staging.folder
         say(f"{checkpoint.folder}: {checkpoint.weights / 1e6:,.1f} M weights, {checkpoint.layers} layers → {target}")
         longest = max(len(probe.ids) for probe in texts)
-        resources.check(checkpoint, recipes, target.parent, longest, verify=not no_verify)
+        on_cpu = [recipe for recipe in recipes if not no_verify and provider_of(device, recipe.quant.name) == "cpu"]
+        resources.check(checkpoint, recipes, target.parent, longest, verified=on_cpu)
         source = checkpoint.sha256(progress=progress)
         if push is not None:
             publishing.check_source(push, source, force=force)
@@ -119,13 +121,12 @@ def export_model(
         manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]))
         if checkpoint.kind == "embedding":
             manifest.output_ranges = plan.output_ranges or output_ranges(reference.calibration)
-        provider = PROVIDERS[device]
-        judge = None if no_verify else Judge(checkpoint.kind, min_cosine, provider=provider, progress=progress)
+        judge = None if no_verify else Judge(checkpoint.kind, min_cosine, device=device, progress=progress)
         for recipe in recipes:
             maker = Maker(traced, checkpoint, recipe, reference, folder, pooled_only=pooled_only, progress=progress)
             make_quant(maker, manifest, judge, say)
             if figures is not None and judge is not None:
-                say(published.quant_line(figures, folder, recipe.quant.name, provider))
+                say(published.quant_line(figures, folder, recipe.quant.name, provider_of(device, recipe.quant.name)))
         manifest.quants = plan.kept | manifest.quants
         write_synced(folder / "README.md", card(manifest))
         write_synced(folder / MANIFEST_NAME, manifest.to_json())
@@ -156,7 +157,7 @@ def _manifest(checkpoint: Checkpoint, source: str, files: dict[str, FileEntry]) 
 
 
 def _check_before_download(
-    min_cosine: float | None, texts: list[str | Path | None], out: str | Path | None, device: str, *, no_verify: bool
+    min_cosine: float | None, texts: list[str | Path | None], out: str | Path | None, *, no_verify: bool
 ) -> None:
     """What is wrong whatever the checkpoint is."""
     if min_cosine is not None and not (math.isfinite(min_cosine) and -1 <= min_cosine <= 1):
@@ -168,7 +169,6 @@ def _check_before_download(
             raise InputError(f"{path}: probes cannot be read (no such file), expected JSONL or one text a line in UTF-8")
     if out is not None:
         check_place(as_folder(out).absolute())
-    resources.check_device(device)
 
 
 def _check_kind(model: str, kind: str, wanted: str | None) -> None:

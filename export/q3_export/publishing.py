@@ -146,9 +146,13 @@ def _explained(repo: str, way_out: str = "") -> Iterator[None]:
                 found = " ".join(str(error).split())
                 raise ModelError(f"push {repo}: the hub refuses the folder's card: {found}; correct it", fault=FAULT) from error
             except errors.HfHubHTTPError as error:
-                if error.response.status_code not in (401, 403):
+                status, said = error.response.status_code, " ".join(str(error.server_message or "").split())[:200]
+                if status in (409, 412):
+                    found = f"somebody else pushed meanwhile (the hub answered {status})"
+                    raise BusyError(f"push {repo}: {found}; look at that before you replace it", fault=FAULT) from error
+                if status not in (401, 403):
                     raise
-                found = f"the hub answered {error.response.status_code}, expected leave to write"
+                found = f"the hub answered {status}{f' ({said})' if said else ''}, expected leave to write"
                 raise ModelError(f"push {repo}: {found}; set HF_TOKEN to a token with write access", fault=FAULT) from error
     except (ModelError, BusyError) as error:
         if not way_out:

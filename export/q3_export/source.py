@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from q3_export import config_check, weight_files
+from q3_export import config_check, side_files, weight_files
 from q3_export.specs import SPECS
 from q3_runtime import hub
 from q3_runtime.errors import ModelError, UsageError
@@ -37,7 +37,7 @@ def find_source(model: str, *, revision: str | None = None, offline: bool = Fals
         progress: show bars on standard error.
 
     Raises:
-        ModelError: not there, or a repository with code or pickled weights.
+        ModelError: not there, or a repository with code, pickled weights or modules that are not exported.
         UsageError: a revision of a folder; huggingface_hub is not installed.
         BusyError, IntegrityError: see q3_runtime.hub.
     """
@@ -67,5 +67,6 @@ def _downloaded(repo: str, revision: str | None, offline: bool, progress: bool) 
     config_check.check_safe(first.folder, first.names)
     weight_files.check_not_pickled(repo, first.names)
     config_check.check_config(first.folder / "config.json")
+    side_files.kind_of_modules(first.folder)
     every = hub.fetch(repo, revision=first.revision, patterns=[*CONFIGS, *WEIGHTS], offline=offline, progress=progress)
     return Source(every.folder, repo, every.revision)

@@ -135,7 +135,8 @@ class Staging:
                 f"{self.target}: another export (process {owner}) is writing there; wait for it, or give another --out"
             ) from error
         except OSError as error:
-            (self._partial / "lock").unlink()
+            if not os.read(lock, 1):  # else somebody holds it, and the disk fails for a moment
+                (self._partial / "lock").unlink()
             self._forget_lock()
             raise StorageError(
                 f"{self.target}: files cannot be locked there ({error.strerror}); give an --out on a local disk"

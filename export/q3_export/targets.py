@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from q3_runtime.errors import IntegrityError, ModelError
-from q3_runtime.golden import Golden, Probe
+from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden, Probe
 from q3_runtime.integrity import check_files
 from q3_runtime.manifest import Manifest, QuantEntry
 from q3_runtime.quants import QUANTS
@@ -50,26 +50,35 @@ def plan(
     if existing is None:
         return Plan()
     try:
-        return _plan(existing, target, source, probes, quants, force=force)
+        other = _other(existing, target, source, probes)
+        if other is None:
+            golden = (TEXTS_NAME, VECTORS_NAME)
+            check_files(target, {name: entry for name, entry in existing.files.items() if name in golden})
     except IntegrityError as error:
         if not force:
             raise
         say(f"{error}; --force: nothing of it is kept")
         return Plan()
-
-
-def _plan(
-    existing: Manifest, target: Path, source: str, probes: list[Probe], quants: Mapping[str, str], *, force: bool
-) -> Plan:
-    other = _other(existing, target, source, probes) or _alone(existing, quants)
+    other = other or _alone(existing, quants)
     doubled = [name for name in quants if name in existing.quants]
     reason = other or (f"has {', '.join(doubled)} already" if doubled else None)
     if reason is not None and not force:
         raise ModelError(f"{target}: {reason}; give another --out, or --force to replace it", fault="E_EXISTS")
     kept = {} if other else {name: entry for name, entry in existing.quants.items() if name not in doubled}
-    if kept:
+    if force:
+        kept = {name: entry for name, entry in kept.items() if _is_whole(target, name, entry, say)}
+    elif kept:
         check_files(target, existing.files | {name: file for entry in kept.values() for name, file in entry.files.items()})
-    return Plan(add=reason is None, kept=kept, output_ranges=existing.output_ranges if kept else {})
+    return Plan(add=not force, kept=kept, output_ranges=existing.output_ranges if kept else {})
+
+
+def _is_whole(target: Path, name: str, entry: QuantEntry, say: Callable[[str], None]) -> bool:
+    try:
+        check_files(target, entry.files)
+    except IntegrityError as error:
+        say(f"{error}; --force: {name} is not kept")
+        return False
+    return True
 
 
 def _other(existing: Manifest, target: Path, source: str, probes: list[Probe]) -> str | None:

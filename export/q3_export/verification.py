@@ -14,23 +14,20 @@ from typing import Any
 from q3_runtime.errors import FidelityError, ProviderError, Q3Error
 from q3_runtime.fidelity import failures
 from q3_runtime.memory import give_back_freed
-from q3_runtime.quants import QUANTS
-
-PROVIDERS = {"cpu": "cpu", "cuda": "auto"}
-"""Device of PyTorch → provider that verifies; CUDA does not run every quant whole."""
+from q3_runtime.quants import CUDA_ORDER, QUANTS
 
 
 @dataclass(frozen=True)
 class Judge:
     """Measures a quant of a finished folder and says whether it is good enough.
 
-    ``min_cosine`` replaces an embedding model's min floor of the quant's row; ``provider`` is the runtime's.
+    ``min_cosine`` replaces an embedding model's min floor of the quant's row; ``device`` is ``cpu`` or ``cuda``.
     """
 
     kind: str
     """Of the model: ``embedding`` or ``reranker``."""
     min_cosine: float | None = None
-    provider: str = "cpu"
+    device: str = "cpu"
     progress: bool = False
 
     def floor(self, quant: str) -> dict[str, float]:
@@ -39,7 +36,7 @@ class Judge:
 
     def measure(self, folder: Path, quant: str) -> dict[str, Any]:
         """See :func:`measure_in_child`."""
-        return measure_in_child(folder, quant, provider=self.provider, progress=self.progress)
+        return measure_in_child(folder, quant, provider=provider_of(self.device, quant), progress=self.progress)
 
     def verdict(self, result: dict[str, Any], quant: str) -> dict[str, Any]:
         """The fidelity as the manifest keeps it: figures and the floor that they reach.
@@ -50,6 +47,11 @@ class Judge:
         floor = self.floor(quant)
         lowered = floor.get("min", 1.0) < QUANTS[quant].min_floor
         return judged(result, quant, floor) | ({"floor_lowered": True} if lowered else {})
+
+
+def provider_of(device: str, quant: str) -> str:
+    """Where a quant is verified: CUDA does not run each of them whole."""
+    return device if quant in CUDA_ORDER else "cpu"
 
 
 def measure_in_child(folder: Path, quant: str, *, provider: str = "cpu", progress: bool = False) -> dict[str, Any]:

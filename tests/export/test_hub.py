@@ -133,8 +133,16 @@ def test_a_repository_with_code_or_pickled_weights_is_refused_before_its_weights
     assert not {"model.safetensors", "pytorch_model.bin", "modeling_qwen3.py"} & set(hub.delivered())
 
 
-def test_another_architecture_is_refused_before_its_weights_are_downloaded(hub, tmp_path, published):
-    hub.add(REPO, published | {"config.json": published["config.json"].replace(b"qwen3", b"qwen2")})
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda files: {"config.json": files["config.json"].replace(b"qwen3", b"qwen2")},
+        lambda files: {"modules.json": files["modules.json"].replace(b"2_Normalize", b"2_Dense")},
+    ],
+    ids=["architecture", "modules"],
+)
+def test_another_architecture_is_refused_before_its_weights_are_downloaded(hub, tmp_path, published, change):
+    hub.add(REPO, published | change(published))
     assert opened(hub, tmp_path, REPO).startswith("3 E_ARCH")
     assert "model.safetensors" not in hub.delivered()
 

@@ -102,12 +102,20 @@ def test_a_repository_that_holds_something_else_is_left_alone(hub: Hub, checkpoi
     assert sorted(files(hub)) == ["README.md", "model.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "code", "words"),
+    [
+        (403, "Private repository storage limit reached", 3, "403 (Private repository storage limit reached), expected leave"),
+        (412, "A commit has happened since", 75, "somebody else pushed meanwhile (the hub answered 412); look at that"),
+    ],
+)
 def test_where_the_hub_refuses_at_the_end_the_folder_is_whole_and_the_way_out_is_said(
-    hub: Hub, checkpoint: Path, tmp_path: Path
+    hub: Hub, checkpoint: Path, tmp_path: Path, status: int, said: str, code: int, words: str
 ) -> None:
-    hub.uploads.refused.add("/commit/")
+    hub.uploads.refused["/commit/"] = (status, said)
     done = export(hub, checkpoint, tmp_path, "--quant", "q8", "--push", REPO)
-    assert done.returncode == 3
+    assert done.returncode == code
+    assert words in done.stderr.splitlines()[-1]
     assert f"is complete; type: hf upload {REPO} {tmp_path / 'out'}" in done.stderr.splitlines()[-1]
     assert list(Manifest.read(tmp_path / "out").quants) == ["q8"]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.checkpoints import write_checkpoint
+from tests.support.server import not_under_nohup
 
 from q3_export import export_model
 from q3_export.recipes import RECIPES, Recipe
@@ -162,6 +163,12 @@ def test_a_disk_without_locks_is_named_and_nothing_stays_there(tmp_path: Path, m
     with pytest.raises(StorageError, match=r"cannot be locked there \(No locks available\)"), Staging(tmp_path / "out", print):
         pass
     assert not list(tmp_path.iterdir())
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    (partial / "lock").write_text("7\n")  # somebody else's, who had a lock
+    with pytest.raises(StorageError, match="cannot be locked there"), Staging(tmp_path / "out", print):
+        pass
+    assert (partial / "lock").read_text() == "7\n"
 
 
 def test_a_swap_that_fails_between_its_renames_puts_the_old_folder_back(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +220,18 @@ def test_a_damaged_folder_is_replaced_whole_with_force(
     export_model(checkpoint, **options, force=True, progress=True)
     assert re.search(rf"{said}.*; --force: nothing of it is kept", capsys.readouterr().err)
     assert list(complete(target).quants) == ["fp32"]
+
+
+def test_with_force_only_what_is_damaged_is_given_up(
+    checkpoint: Path, both: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = shutil.copytree(both, tmp_path / "tiny-onnx")
+    export_model(checkpoint, quant="q8", out=target, no_verify=True)
+    (target / "onnx/model_fp16.onnx_data").write_bytes(b"damaged")
+    (target / "tokenizer_config.json").write_text("{}")
+    export_model(checkpoint, quant="q8", out=target, no_verify=True, force=True, progress=True)
+    assert re.search(r"model_fp16\.onnx_data.*; --force: fp16 is not kept", capsys.readouterr().err)
+    assert sorted(complete(target).quants) == ["fp32", "q8"]
 
 
 def test_an_export_whose_log_nobody_reads_any_more_goes_on(checkpoint: Path, few: Path, tmp_path: Path) -> None:
@@ -372,7 +391,7 @@ def test_a_signal_cleans_up_within_five_seconds(checkpoint: Path, few: Path, tmp
     command += ["--probes", str(few), "--quant", "fp32"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup has it ignored, and tests may run under it
+        preexec_fn=not_under_nohup,
     )  # fmt: skip
     while not leftovers(out):  # work has begun
         assert process.poll() is None

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.conftest import ROOT
+from tests.support.server import not_under_nohup
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
 NOTES = (ROOT / "examples/notes.txt").read_text("utf-8").splitlines()
@@ -92,6 +93,7 @@ def start(*arguments: object, failpoint: str = "") -> "subprocess.Popen[str]":
         text=True,
         env=environment(failpoint),
         encoding="utf-8",
+        preexec_fn=not_under_nohup,
     )
 
 

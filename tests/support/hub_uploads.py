@@ -18,8 +18,8 @@ class Uploads:
     """Token → name and organizations."""
     read_only: set[str] = field(default_factory=set)
     """Tokens that may not write."""
-    refused: set[str] = field(default_factory=set)
-    """Parts of addresses to which nothing may be posted."""
+    refused: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Parts of addresses to which nothing may be posted → the answer there."""
     wrong_in_cards: list[str] = field(default_factory=list)
     """What is answered of every card's head."""
     private: set[str] = field(default_factory=set)
@@ -49,8 +49,10 @@ class UploadHandler(BaseHTTPRequestHandler):
         token = self.headers["authorization"].removeprefix("Bearer ")
         made = json.loads(body) if parts[:3] == ["api", "repos", "create"] else None
         org = (made.get("organization") or user[0]) if made else parts[0] if parts[0] != "api" else parts[2]
-        refused = token in self.hub.uploads.read_only or any(path in self.path for path in self.hub.uploads.refused)
-        if org not in (user[0], *user[1]) or refused:
+        for path, (status, said) in self.hub.uploads.refused.items():
+            if path in self.path:
+                return self._refuse(status, said)
+        if org not in (user[0], *user[1]) or token in self.hub.uploads.read_only:
             return self._refuse(403)
         if made:
             return self._create(f"{org}/{made['name']}", private=made.get("private") or made.get("visibility") == "private")
@@ -111,8 +113,8 @@ class UploadHandler(BaseHTTPRequestHandler):
         commit = self.hub.add(repo, files)
         self._send_json({"success": True, "commitOid": commit, "commitUrl": f"{self.hub.url}/{repo}/commit/{commit}"})
 
-    def _refuse(self, status: int) -> None:
-        self._send_json({"error": "Unauthorized"}, status)
+    def _refuse(self, status: int, said: str = "Unauthorized") -> None:
+        self._send_json({"error": said}, status)
 
     def _send_json(self, content: object, status: int = 200, more: dict[str, str] | None = None) -> None:
         body = json.dumps((content if isinstance(content, dict) else {}) | (more or {})) if more else json.dumps(content)

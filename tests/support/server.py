@@ -102,6 +102,11 @@ class Server:
         return self.process.wait(PATIENCE)
 
 
+def not_under_nohup() -> None:
+    """For a process that is to be sent SIGHUP: nohup has it ignored, and tests may run under it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def request(path: str, content: Any, *headers: str) -> bytes:
     """A POST of JSON as it goes over the wire."""
     body = json.dumps(content).encode()
