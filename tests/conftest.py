@@ -2,8 +2,9 @@
 
 import os
 import signal
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +52,16 @@ def _group(item: pytest.Item) -> str | None:
 def pytest_report_header() -> str:
     names = ("onnxruntime", "numpy", "tokenizers", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
     return "versions: " + ", ".join(f"{name} {version(name)}" for name in names)
+
+
+@pytest.fixture(autouse=True)
+def restored_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command changes in its process is put back."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Path]) -> Path:

@@ -28,6 +28,8 @@ class _Log:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
+        except BlockingIOError:  # a reader that is slow, of a pipe that somebody made non-blocking
+            return len(text)
         except OSError:
             _lead_to_nowhere(self._stream)
             return len(text)
@@ -120,5 +122,7 @@ def _lead_to_nowhere(stream: TextIO) -> None:
     os.close(nowhere)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    if number != signal.SIGTERM:  # shell and kernel both send SIGHUP: the second must not break off the cleaning up
+        signal.signal(number, signal.SIG_IGN)
     raise Terminated

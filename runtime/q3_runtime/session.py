@@ -1,5 +1,6 @@
 """Provider, quant and threads → an onnxruntime session that runs where it was asked to."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -124,8 +125,13 @@ def load_graph(
 
 @cache
 def cuda_loads() -> bool:
-    """Onnxruntime's build for CUDA names it among its providers without a driver, a GPU or CUDA's libraries too."""
+    """Whether it does: onnxruntime's build for CUDA names it without a driver, a GPU or CUDA's libraries too.
+
+    The driver is asked first: where there is no GPU, onnxruntime would say so on standard error.
+    """
     ort = _onnxruntime()
+    if not _has_gpu():
+        return False
     options = ort.SessionOptions()
     options.log_severity_level = 4
     _preload_cuda(ort)
@@ -134,6 +140,15 @@ def cuda_loads() -> bool:
     except Exception:  # of any kind: that it does not load is the answer
         return False
     return PROVIDERS["cuda"] in session.get_providers()
+
+
+def _has_gpu() -> bool:
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def available_providers() -> list[str]:

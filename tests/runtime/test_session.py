@@ -1,5 +1,6 @@
 """Which quant, provider and number of threads is taken, and what is refused."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,10 +40,15 @@ def named_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def cuda(named_cuda: pytest.MonkeyPatch) -> None:
     """The same with a GPU."""
 
+    def count(found: Any) -> int:
+        found._obj.value = 1
+        return 0
+
     class Session:
         def __init__(self, *_: object, providers: list[str], **__: object) -> None:
             self.get_providers = lambda: [*providers, CPU]
 
+    named_cuda.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(cuInit=lambda _: 0, cuDeviceGetCount=count))
     named_cuda.setattr(onnxruntime, "InferenceSession", Session)
 
 
@@ -101,11 +109,12 @@ def test_where_cuda_loads_the_quants_of_cuda_go_there(available, quant, provider
 
 @without_cuda
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_where_onnxruntime_names_cuda_and_cannot_load_it_auto_is_the_cpu(folder, named_cuda):
+def test_where_onnxruntime_names_cuda_and_cannot_load_it_auto_is_the_cpu(folder, named_cuda, capfd):
     assert choose(ALL, None, "auto") == ("int8", CPU)
     assert choose(ALL, "fp16", "auto") == ("fp16", CPU)
     assert choose(ALL, None, "cuda") == ("fp16", CUDA)
     assert Embedder(folder).provider == CPU
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("available", "quant"), [(ALL, "int8"), (ALL, "q8"), (("int8", "q4"), None), (("fp4",), "fp4")])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ FILE_BYTES = 512_000_000
 """Vectors of one file, about; the hub advises files of this size and no more than 10,000 a folder."""
 GROUP_BYTES = 64_000_000
 """Of one row group, which a reader holds in memory."""
+DAY = 86_400
 
 
 def compact(
@@ -40,6 +42,7 @@ def compact(
     job, plan = finishing.opened(folder)
     prefix = f".{to.name}.partial-"
     discard_ended(to.parent, prefix)
+    _discard_old(to.parent, prefix)
     partial = to.with_name(prefix + own_name())
     partial.mkdir()
     try:
@@ -62,6 +65,13 @@ def compact(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [to / path.name for path in writer.files]
+
+
+def _discard_old(folder: Path, prefix: str) -> None:
+    """What was begun on another machine, or before this one started, and has not been written to for a day."""
+    for path in folder.iterdir():
+        if path.name.startswith(prefix) and time.time() - max(file.stat().st_mtime for file in (path, *path.iterdir())) > DAY:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Writer:

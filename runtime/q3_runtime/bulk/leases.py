@@ -175,7 +175,8 @@ def check_current(folder: OutFolder, name: str, token: int) -> None:
 
 
 def _tokens(folder: OutFolder, name: str) -> dict[int, Path]:
-    return {int(path.suffix[1:]): path for path in folder.leases.glob(f"{name}.*") if path.suffix[1:].isdecimal()}
+    """By iterdir: from Python 3.12 on glob takes a disk that is away for an empty folder."""
+    return {int(path.suffix[1:]): path for path in folder.leases.iterdir() if path.stem == name and path.suffix[1:].isdecimal()}
 
 
 def _names(folder: OutFolder) -> set[str]:

@@ -121,6 +121,8 @@ def run_bulk(
         if SURROGATE.search(name):
             raise InputError(f"{name!a}: a name that is not UTF-8; give another one")
     sources = find_sources([os.fspath(name) for name in inputs], folder.path)
+    if not inputs:
+        raise InputError("no inputs, expected files, folders or globs")
     folder.make()
     if not sources:
         raise InputError(f"{', '.join(map(str, inputs))}: all of it lies in {out}, which is left out; give another --out")

@@ -108,8 +108,28 @@ class Handler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whose client leaves gets none."""
+        service = self._service
+        response = await self._response(Request(scope, receive), receive)
+        if response is None:
+            return
+        size = len(response.body)
+        service.sending += size
+
+        async def send_until_taken(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body", "body": b""}  # before it, uvicorn waits until the client has the rest
+            await send(message)
+
+        try:
+            await response(scope, receive, send_until_taken)
+        finally:
+            service.sending -= size
+
+    async def _response(self, request: Request, receive: Receive) -> Response | None:
+        """Apart, so that nothing but its bytes is kept while a client takes an answer. None: the client has left."""
         started, service = monotonic(), self._service
-        request, request_id = Request(scope, receive), uuid4().hex
+        request_id = uuid4().hex
         headers = {"x-request-id": request_id}
         dialect: str = self._endpoint.dialect
         try:
@@ -127,7 +147,7 @@ class Handler:
                 headers["x-q3-ignored-fields"] = in_ascii(", ".join(unknown))
         except ClientDisconnect:
             service.metrics.cancelled.labels(self._endpoint.path).inc()
-            return
+            return None
         except RefusedError as refusal:
             service.metrics.refused.labels(refusal.code).inc()
             response = _error(refusal, dialect, request_id)
@@ -139,19 +159,7 @@ class Handler:
         response.headers.update(headers)
         service.metrics.requests.labels(self._endpoint.path, str(response.status_code)).inc()
         service.metrics.seconds.labels(self._endpoint.path).observe(monotonic() - started)
-        size = len(response.body)
-        service.sending += size
-
-        async def send_until_taken(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                await send({**message, "more_body": True})
-                message = {"type": "http.response.body", "body": b""}  # before it, uvicorn waits until the client has the rest
-            await send(message)
-
-        try:
-            await response(scope, receive, send_until_taken)
-        finally:
-            service.sending -= size
+        return response
 
     def _check(self, request: Request) -> None:
         """What the headers alone tell."""

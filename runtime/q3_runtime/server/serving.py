@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import select
+import signal
 import socket
 import struct
 import sys
@@ -108,6 +109,8 @@ async def _serve(options: Options, service: Service, listener: socket.socket) ->
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     loading = asyncio.create_task(_load(options, service, address))
     loading.add_done_callback(lambda _: None if service.is_ready else server.stop())
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # uvicorn takes the other two
+        signal.signal(signal.SIGHUP, server.handle_exit)
     await server.serve(sockets=[listener])
     if service.running:
         _say(f"{service.running} request(s) were not answered within {STOP_SECONDS} s")

@@ -175,7 +175,10 @@ def test_workers_end_soon_after_their_run_was_killed(folder, source, tmp_path):
     wait_until_gone(workers)
 
 
-@pytest.mark.parametrize(("number", "engine"), [(signal.SIGTERM, "local"), (signal.SIGINT, "local"), (signal.SIGTERM, "ray")])
+STOPS = [(number, "local") for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] + [(signal.SIGTERM, "ray")]
+
+
+@pytest.mark.parametrize(("number", "engine"), STOPS)
 def test_a_run_that_is_told_to_stop_does_so_soon_and_says_how_to_go_on(number, engine, folder, source, undisturbed, tmp_path):
     """B22."""
     out = tmp_path / "out"

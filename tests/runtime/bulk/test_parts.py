@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -157,10 +158,14 @@ class TestCompact:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["big", "out"]
 
     def test_what_a_killed_one_left_goes_with_the_next(self, out, tmp_path):
-        left = tmp_path / f".big.partial-{here()}-{2**22 + 1}-abc"
-        left.mkdir()
+        here_and_dead, elsewhere, fresh = (
+            tmp_path / f".big.partial-{name}-abc" for name in (f"{here()}-{2**22 + 1}", "another-1", "third-1")
+        )
+        for left in (here_and_dead, elsewhere, fresh):
+            left.mkdir()
+        os.utime(elsewhere, (time.time() - 90_000,) * 2)
         bulk("compact", out, "--to", tmp_path / "big")
-        assert not left.exists()
+        assert [left.exists() for left in (here_and_dead, elsewhere, fresh)] == [False, False, True]
 
     def test_what_is_not_complete_or_damaged_or_there_already_is_refused_and_leaves_nothing(self, out, tmp_path):
         assert "exists already" in bulk("compact", out, "--to", out, code=5)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.server import Server, read, serving
+from tests.support.server import Server, not_under_nohup, read, serving
 
 
 @pytest.mark.parametrize("trial", range(5))
@@ -59,10 +59,11 @@ def lost(folder, log, delay: float) -> list[str]:
     return unanswered
 
 
-def test_what_runs_is_finished_though_nobody_hears_that_it_stops(mini_folder):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_runs_is_finished_though_nobody_hears_that_it_stops(mini_folder, number):
     """Ctrl-C in `q3 serve … 2>&1 | tee log` ends tee first."""
     command = [sys.executable, "-m", "q3_runtime.cli", "serve", "--model", f"{mini_folder}:int8", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=not_under_nohup) as process:
         ready = next(line for line in process.stderr if "ready on" in line)
         server = Server(process, int(ready.rpartition(":")[2]), Path())
         found = []
@@ -71,7 +72,7 @@ def test_what_runs_is_finished_though_nobody_hears_that_it_stops(mini_folder):
         while not server.figure("q3_waiting_tokens", model="mini"):
             time.sleep(0.01)
         process.stderr.close()
-        assert server.stop() == 0
+        assert server.stop(number) == 0
         long.join()
     assert (found[0].status, len(found[0].content)) == (200, 60)
 
