@@ -89,9 +89,11 @@ async function embedded(session, tensor, rows) {
     mask.fill(1n, i * width, i * width + row.length);
   });
   const feeds = { input_ids: tensor(ids, rows.length), attention_mask: tensor(mask, rows.length) };
-  const { sentence_embedding: output } = await session.run(feeds, ["sentence_embedding"]);
+  const { sentence_embedding: output } = await session.run(feeds, ["sentence_embedding"]).catch((error) => {
+    throw new Error(`onnxruntime stopped: ${error.message ?? error}`);
+  });
   const dims = output.dims[1];
   const vectors = rows.map((_, i) => output.data.slice(i * dims, (i + 1) * dims));
   if (vectors.every((vector) => vector.every(Number.isFinite) && vector.some(Boolean))) return vectors;
-  throw new Error("the model gave NaN, infinity or zeros; take another quant, ?quant=q8 say");
+  throw new Error("the model gave NaN, infinity or zeros; take another quant, ?quant=fp32 say");
 }

@@ -28,7 +28,7 @@ def main(folder: str, port: str) -> None:
     Handler.policy = re.search('http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
     with ThreadingHTTPServer(("127.0.0.1", int(port)), partial(Handler, directory=folder)) as server:
         host, port = server.server_address
-        print(f"Serving {folder} on {host} port {port} (http://{host}:{port}/) …", flush=True)
+        print(f"Serving {folder} on {host} port {port} (http://{host}:{port}/) ...", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -31,7 +31,7 @@ async function answer({ id, texts, query }) {
   try {
     await rank(model, id, texts, query);
   } catch (error) {
-    self.postMessage({ type: "failed", id, message: `onnxruntime stopped: ${error.message ?? error}` });
+    self.postMessage({ type: "failed", id, message: error.message ?? String(error) });
   }
 }
 

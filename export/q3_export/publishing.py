@@ -148,7 +148,7 @@ def _explained(repo: str, way_out: str = "") -> Iterator[None]:
             except errors.HfHubHTTPError as error:
                 status, said = error.response.status_code, " ".join(str(error.server_message or "").split())[:200]
                 if status in (409, 412):
-                    found = f"somebody else pushed meanwhile (the hub answered {status})"
+                    found = f"somebody else pushed meanwhile (the hub answered {status}: {said})"
                     raise BusyError(f"push {repo}: {found}; look at that before you replace it", fault=FAULT) from error
                 if status not in (401, 403):
                     raise

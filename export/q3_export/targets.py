@@ -7,7 +7,7 @@ from pathlib import Path
 from q3_runtime.errors import IntegrityError, ModelError
 from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden, Probe
 from q3_runtime.integrity import check_files
-from q3_runtime.manifest import Manifest, QuantEntry
+from q3_runtime.manifest import FileEntry, Manifest, QuantEntry
 from q3_runtime.quants import QUANTS
 
 
@@ -65,16 +65,17 @@ def plan(
     if reason is not None and not force:
         raise ModelError(f"{target}: {reason}; give another --out, or --force to replace it", fault="E_EXISTS")
     kept = {} if other else {name: entry for name, entry in existing.quants.items() if name not in doubled}
-    if force:
-        kept = {name: entry for name, entry in kept.items() if _is_whole(target, name, entry, say)}
-    elif kept:
+    if not force:
         check_files(target, existing.files | {name: file for entry in kept.values() for name, file in entry.files.items()})
-    return Plan(add=not force, kept=kept, output_ranges=existing.output_ranges if kept else {})
+        return Plan(True, kept, existing.output_ranges)
+    whole = {name: entry for name, entry in kept.items() if _is_whole(target, name, entry.files, say)}
+    add = reason is None and whole == kept and _is_whole(target, "what lies beside the graphs", existing.files, say)
+    return Plan(add, whole, existing.output_ranges if whole else {})
 
 
-def _is_whole(target: Path, name: str, entry: QuantEntry, say: Callable[[str], None]) -> bool:
+def _is_whole(target: Path, name: str, files: dict[str, FileEntry], say: Callable[[str], None]) -> bool:
     try:
-        check_files(target, entry.files)
+        check_files(target, files)
     except IntegrityError as error:
         say(f"{error}; --force: {name} is not kept")
         return False

@@ -37,6 +37,8 @@ class _Log:
     def flush(self) -> None:
         try:
             self._stream.flush()
+        except BlockingIOError:
+            pass
         except OSError:
             _lead_to_nowhere(self._stream)
 
@@ -122,7 +124,7 @@ def _lead_to_nowhere(stream: TextIO) -> None:
     os.close(nowhere)
 
 
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    if number != signal.SIGTERM:  # shell and kernel both send SIGHUP: the second must not break off the cleaning up
-        signal.signal(number, signal.SIG_IGN)
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    if hasattr(signal, "SIGHUP"):  # shell and kernel both send it: the second must not break off the cleaning up
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise Terminated

@@ -25,8 +25,14 @@ class Scores(np.ndarray):
         self.scale = getattr(other, "scale", "")
 
     def __reduce__(self) -> Any:
-        """Between processes too."""
-        return Scores, (np.asarray(self), self.scale)
+        """Between processes too; what is made of scores, a mask say, is such an array as well."""
+        return _restored, (type(self), np.asarray(self), self.scale)
+
+
+def _restored(kind: type[Scores], values: npt.NDArray[Any], scale: str) -> Scores:
+    found = values.view(kind)
+    found.scale = scale
+    return found
 
 
 class Ranking(list[tuple[int, float]]):

@@ -106,7 +106,7 @@ def test_a_repository_that_holds_something_else_is_left_alone(hub: Hub, checkpoi
     ("status", "said", "code", "words"),
     [
         (403, "Private repository storage limit reached", 3, "403 (Private repository storage limit reached), expected leave"),
-        (412, "A commit has happened since", 75, "somebody else pushed meanwhile (the hub answered 412); look at that"),
+        (412, "A commit has happened since", 75, "(the hub answered 412: A commit has happened since); look at that"),
     ],
 )
 def test_where_the_hub_refuses_at_the_end_the_folder_is_whole_and_the_way_out_is_said(

@@ -232,6 +232,10 @@ def test_with_force_only_what_is_damaged_is_given_up(
     export_model(checkpoint, quant="q8", out=target, no_verify=True, force=True, progress=True)
     assert re.search(r"model_fp16\.onnx_data.*; --force: fp16 is not kept", capsys.readouterr().err)
     assert sorted(complete(target).quants) == ["fp32", "q8"]
+    (target / "notes.txt").write_text("mine")
+    export_model(checkpoint, quant="q4", out=target, no_verify=True, force=True)  # nothing is there to be replaced
+    assert sorted(complete(target).quants) == ["fp32", "q4", "q8"]
+    assert (target / "notes.txt").exists()
 
 
 def test_an_export_whose_log_nobody_reads_any_more_goes_on(checkpoint: Path, few: Path, tmp_path: Path) -> None:

@@ -265,6 +265,8 @@ def test_scores_keep_their_scale_when_copied() -> None:
     assert (scores.copy().scale, scores[[1]].scale) == ("probability", "probability")
     again = pickle.loads(pickle.dumps(scores))
     assert (again.tolist(), again.scale) == ([0.25, 0.5], "probability")
+    mask = pickle.loads(pickle.dumps(scores > 0.3))
+    assert (mask.dtype, scores[mask].tolist()) == (np.bool_, [0.5])
 
 
 def test_the_python_of_the_document_runs_and_its_template_is_the_official_one(reranker_folder: Path, capsys) -> None:

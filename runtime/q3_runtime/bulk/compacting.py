@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,10 @@ def compact(
 def _discard_old(folder: Path, prefix: str) -> None:
     """What was begun on another machine, or before this one started, and has not been written to for a day."""
     for path in folder.iterdir():
-        if path.name.startswith(prefix) and time.time() - max(file.stat().st_mtime for file in (path, *path.iterdir())) > DAY:
-            shutil.rmtree(path, ignore_errors=True)
+        if path.name.startswith(prefix):
+            with suppress(OSError):  # somebody is just taking it away
+                if time.time() - max(file.stat().st_mtime for file in (path, *path.iterdir())) > DAY:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 class _Writer:

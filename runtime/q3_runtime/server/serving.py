@@ -76,7 +76,7 @@ class Options:
 
 
 def serve(options: Options, service: Service) -> None:
-    """Serve until SIGTERM or Ctrl-C, then answer what was accepted and return; a second signal ends the process.
+    """Serve until SIGTERM, SIGHUP or Ctrl-C, then answer what was accepted and return; a second signal ends the process.
 
     Raises:
         UsageError: an address that others can reach, without a key; two models of one name.
@@ -133,7 +133,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
-        """A signal: stop; another one: now."""
+        """A signal: stop; another one: now. Of a terminal that is closed SIGHUP comes twice, and may come behind SIGTERM."""
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if self.should_exit:
             os._exit(128 + sig)
         self.stop()

@@ -72,7 +72,9 @@ def test_what_runs_is_finished_though_nobody_hears_that_it_stops(mini_folder, nu
         while not server.figure("q3_waiting_tokens", model="mini"):
             time.sleep(0.01)
         process.stderr.close()
-        assert server.stop(number) == 0
+        process.send_signal(number)
+        time.sleep(0.1)
+        assert server.stop(signal.SIGHUP) == 0  # shell and kernel both send it
         long.join()
     assert (found[0].status, len(found[0].content)) == (200, 60)
 
