@@ -54,9 +54,17 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
     _prepare_streams()
     log, sys.stderr = sys.stderr, cast("TextIO", _Log(sys.stderr))
     warnings.showwarning = lambda message, *_, **__: print(f"{program}: warning: {message}", file=sys.stderr)
-    signal.signal(signal.SIGTERM, _terminate)
+    arrived: list[int] = []
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        arrived.append(number)
+        if hasattr(signal, "SIGHUP"):  # shell and kernel both send it: the second must not break off the cleaning up
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup has it ignored
-        signal.signal(signal.SIGHUP, _terminate)
+        signal.signal(signal.SIGHUP, terminate)
     try:
         code = run(args)
         sys.stdout.flush()  # a full disk, or a reader that has left, is met here and not when Python exits
@@ -66,14 +74,14 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; nothing half-written was left behind", file=sys.stderr)
         return 130
-    except Terminated:
-        print(f"{program}: terminated; nothing half-written was left behind", file=sys.stderr)
-        return 143
     except Q3Error as error:
         return _failed(program, args, error, error.exit_code, error.fault)
-    except OSError as error:
-        return _failed(program, args, error, StorageError.exit_code, "E_IO", disk_message(error))
-    except Exception as error:
+    except (Terminated, Exception) as error:
+        if arrived:  # C code that was called meanwhile may have made another error of Terminated
+            print(f"{program}: terminated; nothing half-written was left behind", file=sys.stderr)
+            return 143
+        if isinstance(error, OSError):
+            return _failed(program, args, error, StorageError.exit_code, "E_IO", disk_message(error))
         hint = "run again with --debug and report it"
         return _failed(program, args, error, 1, "E_BUG", f"unexpected {type(error).__name__}: {error}; {hint}")
     finally:
@@ -122,9 +130,3 @@ def _lead_to_nowhere(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    if hasattr(signal, "SIGHUP"):  # shell and kernel both send it: the second must not break off the cleaning up
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    raise Terminated

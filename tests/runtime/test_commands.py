@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 import warnings
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 
 from q3_runtime import Embedder
 from q3_runtime.cli import main
+from q3_runtime.command_line import run_safely
 from q3_runtime.vector_fidelity import measure
 
 LINES = [
@@ -589,6 +591,21 @@ def test_a_signal_does_not_wait_for_the_end_of_a_long_text(copy, number, code, l
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.decode()) == (code, b"", line)
     assert seconds_of_ended() - started < start_up + 0.7 * whole
+
+
+def test_a_signal_of_which_c_code_makes_another_error_is_still_a_signal(capsys):
+    """safetensors and PyTorch do, where it arrives while they call Python: "could not determine the shape of object"."""
+
+    def run(_: Namespace) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except BaseException:
+            raise ValueError("could not determine the shape of object") from None
+        return 0
+
+    assert run_safely("q3", run, Namespace()) == 143
+    assert capsys.readouterr().err == "q3: terminated; nothing half-written was left behind\n"
 
 
 @linux
