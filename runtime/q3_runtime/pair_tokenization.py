@@ -53,8 +53,11 @@ class PairTokenizer:
             TextTypeError, TextError, TooLongError: see q3_runtime.tokenization.
         """
         encoded = self._body.encode(bodies, truncate=truncate, errors=errors, first_index=first_index)
-        cut = {front: row for row, front in reversed(list(enumerate(fronts))) if encoded[row].truncated}
-        for (_, row), item in zip(cut.items(), self._body.encode(list(cut)), strict=True):
+        cut: dict[str, int] = {}  # front → the first row with it; a query is often that of all rows
+        for row, front in enumerate(fronts):
+            if encoded[row].truncated:
+                cut.setdefault(front, row)
+        for row, item in zip(cut.values(), self._body.encode(list(cut)), strict=True):
             if len(item.ids) >= self.max_body:
                 raise InputError(
                     f"pair {first_index + row}: query and instruction take all {self.max_body} tokens of a pair, none is left "

@@ -41,7 +41,7 @@ def choose(available: Collection[str], quant: str | None, provider: str) -> tupl
     cuda, cpu = PROVIDERS["cuda"], PROVIDERS["cpu"]
     if provider == "auto":
         on_cuda = _first(CUDA_ORDER, available) if quant is None else (quant if quant in CUDA_ORDER else None)
-        if cuda in here and on_cuda and cuda_loads():
+        if on_cuda and cuda_loads():
             return on_cuda, cuda
         return quant or _first(CPU_ORDER, available) or next(iter(available)), cpu
     name = PROVIDERS.get(provider, provider)
@@ -125,12 +125,12 @@ def load_graph(
 
 @cache
 def cuda_loads() -> bool:
-    """Whether it does: onnxruntime's build for CUDA names it without a driver, a GPU or CUDA's libraries too.
+    """Whether onnxruntime has it, and it is there: the build for CUDA names it without a driver, a GPU or libraries too.
 
     The driver is asked first: where there is no GPU, onnxruntime would say so on standard error.
     """
     ort = _onnxruntime()
-    if not _has_gpu():
+    if PROVIDERS["cuda"] not in available_providers() or not _has_gpu():
         return False
     options = ort.SessionOptions()
     options.log_severity_level = 4
