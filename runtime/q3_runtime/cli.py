@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from q3_runtime.command_line import run_safely
+from q3_runtime.command_line import Parser, run_safely
 from q3_runtime.commands import bench, bulk, doctor, embed, info, rerank, search, serve, verify
 
 VERBS = {
@@ -16,9 +16,7 @@ VERBS = {
 
 def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of one call; ``verb`` names the module whose ``run`` takes them."""
-    parser = argparse.ArgumentParser(
-        prog="q3", description="Use folders made by q3-export: vectors and scores, without PyTorch."
-    )
+    parser = Parser(prog="q3", description="Use folders made by q3-export: vectors and scores, without PyTorch.")
     parser.add_argument("--version", action="version", version=f"q3-onnx {version('q3-onnx')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in VERBS.items():
@@ -26,11 +24,15 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
         verb = verbs.add_parser(name, help=summary, description=summary)
         module.add_arguments(verb)
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        verb.set_defaults(parser=verb)
     parsed, rest = parser.parse_known_args(args)
-    if rest and (not hasattr(parsed, "texts") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    end = rest.index("--") if "--" in rest else len(rest)
+    options = [word for word in rest[:end] if word.startswith("-") and " " not in word]  # "- a list item" is a text
+    if rest and (not hasattr(parsed, "texts") or options):
+        parsed.parser.error(f"unrecognized arguments: {' '.join(options or rest)}")
+    del parsed.parser
     if rest:  # argparse takes texts on one side of the options only: q3 embed DIR --dim 64 "some text"
-        parsed.texts = [*parsed.texts, *rest]
+        parsed.texts = [*parsed.texts, *rest[:end], *rest[end + 1 :]]
     return parsed
 
 

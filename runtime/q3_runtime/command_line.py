@@ -6,13 +6,13 @@ import signal
 import sys
 import traceback
 import warnings
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
-from q3_runtime.errors import Q3Error, StorageError, disk_message
+from q3_runtime.errors import ProviderError, Q3Error, StorageError, disk_message, memory_message
 
 
 class Terminated(BaseException):
@@ -44,6 +44,17 @@ class _Log:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class Parser(ArgumentParser):
+    """argparse's; no flag may be cut short, and an error is one line, without all the usage."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False} | options)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; type: {self.prog} --help\n")
 
 
 def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -> int:
@@ -82,6 +93,8 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
             return 143
         if isinstance(error, OSError):
             return _failed(program, args, error, StorageError.exit_code, "E_IO", disk_message(error))
+        if isinstance(error, MemoryError):
+            return _failed(program, args, error, ProviderError.exit_code, "E_MEMORY", memory_message(error))
         hint = "run again with --debug and report it"
         return _failed(program, args, error, 1, "E_BUG", f"unexpected {type(error).__name__}: {error}; {hint}")
     finally:

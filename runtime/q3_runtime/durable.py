@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-"""What a file system says that has no hard links."""
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, *([errno.EINVAL] if os.name == "nt" else [])}
+"""What a file system says that has no hard links, or none from one folder into another."""
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
 """What a network's file system says when it may be better in a moment."""
 RETRIES, FIRST_PAUSE = 5, 0.5
@@ -30,7 +30,7 @@ def sync_tree(folder: Path) -> None:
         if path.is_dir():
             sync_folder(path)
         else:
-            with path.open("r+b") as file:  # Windows syncs only what may be written
+            with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows syncs only what may be written
                 os.fsync(file.fileno())
 
 
@@ -53,11 +53,11 @@ def replace_synced(temporary: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def publish(temporary: Path, target: Path) -> bool:
+def publish(temporary: Path, target: Path, *, reserve: bool = False) -> bool:
     """Give a complete file its name, unless that name is taken: then False, and the file is gone.
 
     A hard link never replaces anything, not even on NFS. Where there are none, a rename: whoever is late replaces a file
-    that has the same content.
+    that has the same content. Where it has not, ``reserve`` makes an empty file of that name first, which only one can.
     """
     try:
         os.link(temporary, target)
@@ -67,7 +67,12 @@ def publish(temporary: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        if target.exists():
+        try:
+            if target.exists():
+                raise FileExistsError
+            if reserve:
+                target.touch(exist_ok=False)
+        except FileExistsError:
             temporary.unlink()
             return False
         os.replace(temporary, target)
@@ -77,9 +82,9 @@ def publish(temporary: Path, target: Path) -> bool:
     return True
 
 
-def is_of_disk(error: BaseException) -> bool:
-    """Whether the disk, and not what is on it, is to blame: pyarrow's OSError for damaged content has no number."""
-    return isinstance(error, OSError) and error.errno is not None
+def is_of_machine(error: BaseException) -> bool:
+    """Whether disk or memory, and not what is on the disk, is to blame: pyarrow's OSError for damaged content has no number."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def patiently(work: Callable[[], Found], sleep: Callable[[float], object] = time.sleep) -> Found:

@@ -33,6 +33,8 @@ class Q3Error(Exception):
     def __init__(self, message: str, *, fault: str | None = None) -> None:
         super().__init__(message)
         self.fault = fault
+        self.row: int | None = None
+        """Which text of a server's request it is of, whatever batch that was in."""
 
 
 class UsageError(Q3Error, ValueError):
@@ -71,9 +73,9 @@ class TooLongError(InputError):
 
     def __init__(self, index: int, tokens: int, limit: int, *, at_least: bool = False) -> None:
         self.index, self.tokens, self.limit = index, tokens, limit
-        more = "at least " if at_least else ""
+        self.given = f"at least {tokens}" if at_least else str(tokens)
         super().__init__(
-            f"text {index} has {more}{tokens} tokens, the limit is {limit}; split it, or pass truncate=True to cut it"
+            f"text {index} has {self.given} tokens, the limit is {limit}; split it, or pass truncate=True to cut it"
         )
 
 
@@ -87,7 +89,7 @@ class NonFiniteError(ModelError, ArithmeticError):
     """Rows for which the model gave NaN, infinity or a zero vector; ``what`` it gives is a vector or a score."""
 
     def __init__(self, rows: Sequence[int], what: str = "vector") -> None:
-        self.rows = list(rows)
+        self.rows, self.what = list(rows), what
         shown = ", ".join(map(str, self.rows[:5])) + (", …" if len(self.rows) > 5 else "")
         super().__init__(
             f"{len(self.rows)} {what}(s) are not finite or are zero, first texts: {shown}; "
@@ -128,8 +130,9 @@ class TooLargeError(Q3Error, MemoryError):
         self.index, self.tokens, self.needed, self.available = index, tokens, needed, available
         need = f"needs about {needed / 1e6:,.0f} MB of memory" if needed else "does not fit in memory"
         there = "it could not be had" if available is None else f"{available / 1e6:,.0f} MB are available"
+        self.lack = f"with {tokens} tokens {need}, {there}"
         super().__init__(
-            f"text {index} with {tokens} tokens {need}, {there}; shorten or split the text, or close other programs "
+            f"text {index} {self.lack}; shorten or split the text, or close other programs "
             "(batches of several texts are halved by themselves)"
         )
 
@@ -150,6 +153,12 @@ def disk_message(error: OSError, place: object = None) -> str:
     """An error of the file system in our form; ``place`` is named where it does not say where itself."""
     where = f"{error.filename or place}: " if error.filename or place else ""
     return f"{where}{error.strerror or error}; check the path, its permissions and the free space"
+
+
+def memory_message(error: MemoryError) -> str:
+    """An error of memory in our form."""
+    said = " ".join(str(error).split())[:200]
+    return f"not enough memory{f' ({said})' if said else ''}; close other programs, or take fewer workers"
 
 
 def _named(index: int | None) -> str:

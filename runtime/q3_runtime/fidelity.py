@@ -54,12 +54,12 @@ def verify_folder(
         floor = manifest.floor(name)
         options: dict[str, Any] = {"quant": name, "provider": provider, "threads": threads}
         if manifest.kind == "reranker":
-            reranker = Reranker(folder, **options, self_check=False, check_hashes=False)
-            figures, distances = score_fidelity.measure(reranker, golden, progress=progress)
+            with Reranker(folder, **options, self_check=False, check_hashes=False) as reranker:
+                figures, distances = score_fidelity.measure(reranker, golden, progress=progress)
             furthest, used = worst(golden, distances, "score_delta"), reranker.provider
         else:
-            embedder = Embedder(folder, **options, self_check=False, check_hashes=False)
-            figures, cosines = vector_fidelity.measure(embedder, golden, progress=progress)
+            with Embedder(folder, **options, self_check=False, check_hashes=False) as embedder:
+                figures, cosines = vector_fidelity.measure(embedder, golden, progress=progress)
             furthest, used = worst(golden, cosines, "cosine"), embedder.provider
         results[name] = figures | {
             "floor": floor, "failures": failures(figures, floor, name), "worst": furthest, "provider": used,

@@ -43,7 +43,8 @@ def missing_offline(repo: str, revision: str | None, names: Sequence[str]) -> Mo
 
     return ModelError(
         f"{repo}{_at(revision)}: offline, and {len(names)} of the files it takes are not in the cache "
-        f"{constants.HF_HUB_CACHE}: {', '.join(names)}; type the same once without --offline and HF_HUB_OFFLINE",
+        f"{constants.HF_HUB_CACHE}: {', '.join(names)}; type the same once without HF_HUB_OFFLINE "
+        "or --offline, or give a folder that is there",
         fault=FAULT,
     )
 
@@ -61,8 +62,8 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> Q3Error:
         )
     if status in (401, 403) or isinstance(error, errors.GatedRepoError):
         return _refused(
-            f"{repo}: {hub} answered {status}: not there, private or gated, expected a model that you may read; "
-            "check the name, accept the model's terms on its page, and set HF_TOKEN"
+            f"{repo}: no folder of this name here, and {hub} answered {status}: not there, private or gated, expected one of "
+            "them; check the name, accept the model's terms on its page, and set HF_TOKEN"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return _refused(
@@ -73,9 +74,12 @@ def _explain(error: BaseException, repo: str, revision: str | None) -> Q3Error:
         return _refused(f"{repo}: {hub} does not answer as a hub does ({_brief(error)}); check HF_ENDPOINT and the proxy")
     if status is not None and 400 <= status < 500 and status not in TRANSIENT:
         return _refused(f"{repo}{_at(revision)}: {hub} answered {status}, expected the file; check the name and the revision")
-    found = f"answered {status}" if status else f"cannot be reached or broke off ({_brief(error)})"
+    kept = "try again (complete files are kept), or set HF_HUB_OFFLINE=1 to take what is in the cache"
+    if status:
+        return BusyError(f"{repo}: {hub} answered {status}; {kept}", fault=FAULT)
     return BusyError(
-        f"{repo}: {hub} {found}; try again (complete files are kept), or set HF_HUB_OFFLINE=1 to take what is in the cache",
+        f"{repo}: no folder of this name here, and {hub} cannot be reached or broke off ({_brief(error)}); check the path, or "
+        f"{kept}",
         fault=FAULT,
     )
 

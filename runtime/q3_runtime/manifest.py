@@ -88,9 +88,11 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def floor(self, quant: str) -> dict[str, float]:
-        """What the quant was judged by, or, where nobody has, what its row of the table says."""
+        """What the quant was judged by, or, where nobody has, what its row of the table says; nothing of a later version's."""
         measured = self.quants[quant].fidelity
-        return dict(measured["floor"]) if measured else QUANTS[quant].floor(self.kind)
+        if measured:
+            return dict(measured["floor"])
+        return QUANTS[quant].floor(self.kind) if quant in QUANTS else {}
 
     def fingerprint(self, quant: str) -> str:
         """sha256 of the names and hashes of the files that make a quant's vectors: the same for the same vectors."""
@@ -102,7 +104,7 @@ class Manifest:
         first = ("schema_version", "kind", "source", "license", "made_with")
         content = asdict(self)
         ordered = {key: content.pop(key) for key in first} | content
-        text = json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(ordered, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         return NUMBERS.sub(lambda found: f"[{' '.join(found.group()[1:-1].split())}]", text)
 
     @classmethod
@@ -115,8 +117,7 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         if not path.is_file():
-            found = "no such folder" if not folder.is_dir() else f"a folder without {MANIFEST_NAME}"
-            raise ModelError(f"{folder}: {found}, expected one written by q3-export; type: q3-export --model … --out {folder}")
+            raise ModelError(f"{folder}: {_found_at(folder)}")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise IntegrityError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}; export it again")
         try:
@@ -176,9 +177,22 @@ class Manifest:
                 and all(isinstance(figures[key], float | int) for key in (*HEADLINES[self.kind], *figures["floor"]))
                 and isinstance(figures.get("self_check", 0.0), float | int)
                 and bool(figures["floor"].keys() & set(HEADLINES[self.kind]))
+                and (self.kind == "reranker" or "min" in figures["floor"])
             )
         if wrong := [key for key, is_right in right.items() if not is_right]:
             raise ValueError(f"wrong content of {', '.join(wrong)}")
+
+
+def _found_at(path: Path) -> str:
+    """What is there in the place of a folder of ours, and what to do."""
+    expected = "expected a folder written by q3-export"
+    if path.is_file():
+        return f"a file, {expected}; give the folder"
+    if not path.is_dir():
+        return f"no such folder, expected one written by q3-export; check the path, or type: q3-export --model … --out {path}"
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+        return f"a checkpoint, {expected}; type: q3-export --model {path}"
+    return f"a folder without {MANIFEST_NAME}, {expected}; give another one (q3 doctor says what this one is)"
 
 
 def as_folder(name: str | PathLike[str]) -> Path:

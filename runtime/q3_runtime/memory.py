@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q3_runtime import strict_json
+from q3_runtime.control_groups import control_groups, text_of
 
 FLOAT = 4
 OVERHEAD = 1_000_000
 """Bytes that a run of one token takes."""
 SHORT_TOKENS = 512
 """Texts of so many tokens have plain attention in every graph, see :mod:`q3_export.passes.attention_by_length`."""
+LIMIT_FILES = [("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")]
+"""Of a control group: its limit, what is used, and what the names in memory.stat begin with; of version 2, and of 1."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def give_back_freed() -> None:
 
 def resident(process: int | str = "self") -> int:
     """RssAnon + RssShmem of a process in bytes; 0 where it has ended, or where the system does not say."""
-    status = _text(Path("/proc") / str(process) / "status")
+    status = text_of(Path("/proc") / str(process) / "status")
     return sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", status, re.MULTILINE))
 
 
@@ -79,31 +82,20 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
     None where the system does not say; only Linux does. ``root`` is where ``proc`` and ``sys`` are.
     """
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
     if found is None:
         return None
     return min([int(found.group(1)) * 1024, *_cgroup_rooms(root)])
 
 
 def _cgroup_rooms(root: Path) -> list[int]:
-    """Room in this process's cgroup (version 2) and in each one above it that has a limit."""
-    own = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE)
-    base = root / "sys/fs/cgroup"
-    group = base / own.group(1) if own else base
+    """Room in each control group that has a limit."""
     rooms = []
-    for folder in (group, *group.parents):
-        if not folder.is_relative_to(base):
-            break
-        limit, current = _text(folder / "memory.max").strip(), _text(folder / "memory.current").strip()
-        if limit.isdecimal() and current.isdecimal():
-            # The page cache counts as used, and is dropped as soon as memory is wanted.
-            cache = re.findall(r"^(?:in)?active_file (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
-            rooms.append(max(0, int(limit) - int(current) + sum(map(int, cache))))
+    for folder in control_groups("memory", root):
+        for limit_file, used_file, prefix in LIMIT_FILES:
+            limit, used = text_of(folder / limit_file).strip(), text_of(folder / used_file).strip()
+            if limit.isdecimal() and used.isdecimal():
+                # The page cache counts as used, and is dropped as soon as memory is wanted.
+                cache = re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", text_of(folder / "memory.stat"), re.MULTILINE)
+                rooms.append(max(0, int(limit) - int(used) + sum(map(int, cache))))
     return rooms
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("ascii", "replace")
-    except OSError:
-        return ""

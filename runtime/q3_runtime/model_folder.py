@@ -36,13 +36,12 @@ def find_folder(
     if folder.is_dir() or not is_hub_id(str(model)):
         if revision is not None:
             raise UsageError(f"revision {revision!r} of {folder}, expected ORG/NAME on the hub; leave out the revision")
-        return folder
+        return _plain(folder, Manifest.read(folder), quants) if folder.resolve().parent.name == "snapshots" else folder
     return _from_hub(str(model), quants, revision)
 
 
 def _from_hub(repo: str, quants: Callable[[Manifest], Collection[str]], revision: str | None) -> Path:
     from q3_runtime import hub
-    from q3_runtime.hub_cache import with_plain_files
 
     progress = sys.stderr is not None and sys.stderr.isatty()
     first = hub.fetch(repo, revision=revision, patterns=[MANIFEST_NAME], progress=progress)
@@ -52,8 +51,18 @@ def _from_hub(repo: str, quants: Callable[[Manifest], Collection[str]], revision
             fault="E_HUB",
         )
     manifest = Manifest.read(first.folder)
-    wanted = quants(manifest)
-    if not wanted:
+    if not quants(manifest):
         return first.folder
-    names = [MANIFEST_NAME, *manifest.files, *(name for quant in wanted for name in manifest.quants[quant].files)]
-    return with_plain_files(hub.fetch(repo, revision=first.revision, patterns=names, progress=progress).folder, names)
+    names = _names(manifest, quants)
+    return _plain(hub.fetch(repo, revision=first.revision, patterns=names, progress=progress).folder, manifest, quants)
+
+
+def _plain(snapshot: Path, manifest: Manifest, quants: Callable[[Manifest], Collection[str]]) -> Path:
+    """A snapshot of the hub's cache as onnxruntime can read it."""
+    from q3_runtime.hub_cache import with_plain_files
+
+    return with_plain_files(snapshot, _names(manifest, quants)) if quants(manifest) else snapshot
+
+
+def _names(manifest: Manifest, quants: Callable[[Manifest], Collection[str]]) -> list[str]:
+    return [MANIFEST_NAME, *manifest.files, *(name for quant in quants(manifest) for name in manifest.quants[quant].files)]

@@ -34,6 +34,8 @@ class PairTokenizer:
         if self.max_body < 1:
             raise UsageError(f"the template takes {max_tokens - self.max_body} tokens, expected fewer than {max_tokens}")
         self._body = Tokenizer(path, self.max_body, plain=True)
+        self._ends = template.body.endswith("{document}")
+        """Else what is cut is not the document alone, and the query might be."""
 
     def encode(
         self,
@@ -44,15 +46,15 @@ class PairTokenizer:
         first_index: int = 0,
         fronts: Sequence[str] = (),
     ) -> list[Encoded]:
-        """Ids of prefix, body and suffix for each body, int64 [T]; only a body is ever cut, at its end.
+        """Ids of prefix, body and suffix for each body, int64 [T]; only a body that ends with its document is ever cut, there.
 
         ``fronts`` are the bodies without their documents, where what is cut must not be a whole document.
 
         Raises:
             InputError: a front that leaves its document no token.
-            TextTypeError, TextError, TooLongError: see q3_runtime.tokenization.
+            TextTypeError, TextError, TooLongError: see q3_runtime.tokenization; the last also for a body that cannot be cut.
         """
-        encoded = self._body.encode(bodies, truncate=truncate, errors=errors, first_index=first_index)
+        encoded = self._body.encode(bodies, truncate=truncate and self._ends, errors=errors, first_index=first_index)
         cut: dict[str, int] = {}  # front → the first row with it; a query is often that of all rows
         for row, front in enumerate(fronts):
             if encoded[row].truncated:

@@ -81,6 +81,8 @@ def finite(vectors: Vectors) -> Vectors:
 
 def spearman(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     """Rank correlation of two series [n]; ties count by their order, which is fine for similarities in float32."""
+    if len(a) < 2:
+        return 1.0  # one value alone has its rank
     ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64) for values in (a, b)]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 

@@ -45,6 +45,7 @@ def resolve(
         return ""
     if prompt_name not in prompts:
         raise InputError(
-            f"no prompt is called {prompt_name!r}, this model has {', '.join(sorted(prompts))}; or pass prompt='…'"
+            f"no prompt is called {prompt_name!r}, this model has {', '.join(sorted(prompts))}; take one of them, or "
+            "an instruction of your own"
         )
     return prompts[prompt_name]

@@ -12,6 +12,7 @@ from q3_runtime.batching import pad
 from q3_runtime.errors import ProviderError, TooLargeError, UsageError
 from q3_runtime.interruptible import InterruptibleSession
 from q3_runtime.memory import ModelSizes, available_memory, give_back_freed
+from q3_runtime.memory_share import MemoryShare
 from q3_runtime.session import one_line
 from q3_runtime.vectors import Vectors
 
@@ -24,6 +25,8 @@ NO_MEMORY = re.compile("bad_alloc|bad allocation|failed to allocate|alloc_failed
 EMPTIED_AFTER = 1 << 30
 """Bytes that runs took together, after which the heap is emptied: runs of many sizes leave holes in it, more with every hour.
 Emptied after every run it would make small ones a tenth slower."""
+SHARE = MemoryShare()
+"""Of all models that this process has on the CPU."""
 ANOTHER = "try another quant, or export or download the folder again"
 
 
@@ -76,7 +79,8 @@ class Runner:
 
         ``output`` names another one of the graph's; of one that has an axis of tokens, [B, T, X], rows must be given alone.
 
-        A batch that does not fit in memory, by estimate or by experience, is halved, down to single rows.
+        One that does not fit beside the runs of other threads waits for them. A batch that does not fit in memory, by estimate
+        or by experience, is halved, down to single rows.
 
         Raises:
             TooLargeError: a single row does not fit.
@@ -84,24 +88,22 @@ class Runner:
             UsageError: see :meth:`session`.
         """
         session = self.session()
-        needed, room = self._estimate(ids), self._room()
-        if room is not None and needed > room:
-            give_back_freed()
-            room = self._room()
-        if room is None or needed <= room:
-            try:
-                (found,) = session.run([output or self._output], pad(ids, self._pad_id, padding_side))
-                self._taken += needed
-                if self._taken > EMPTIED_AFTER:
-                    self._taken = 0
-                    give_back_freed()
-                return _rows(found, len(ids))
-            except Exception as error:
-                if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
-                    if type(error).__module__.startswith("onnxruntime."):
-                        raise ProviderError(f"onnxruntime cannot run this graph: {one_line(error)}; {ANOTHER}") from error
-                    raise
-                room = None  # the estimate, or what the system said, was too hopeful
+        needed = self._estimate(ids)
+        with SHARE.reserved(needed, self._room) as room:
+            if room is None or needed <= room:
+                try:
+                    (found,) = session.run([output or self._output], pad(ids, self._pad_id, padding_side))
+                    self._taken += needed
+                    if self._taken > EMPTIED_AFTER:
+                        self._taken = 0
+                        give_back_freed()
+                    return _rows(found, len(ids))
+                except Exception as error:
+                    if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+                        if type(error).__module__.startswith("onnxruntime."):
+                            raise ProviderError(f"onnxruntime cannot run this graph: {one_line(error)}; {ANOTHER}") from error
+                        raise
+                    room = None  # the estimate, or what the system said, was too hopeful
         if len(ids) == 1:
             raise TooLargeError(names[0], len(ids[0]), needed, room)
         half = len(ids) // 2

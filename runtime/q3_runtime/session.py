@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import redirect_stdout
 from functools import cache
 from importlib.metadata import distributions
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from q3_runtime.control_groups import control_groups, text_of
 from q3_runtime.errors import ProviderError, UsageError
 from q3_runtime.manifest import QuantEntry
 from q3_runtime.quants import CPU_ORDER, CUDA_ORDER
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MAX_THREADS = 1024
+CPU = "--provider cpu (provider='cpu')"
+WITH_CUDA = "pip uninstall -y onnxruntime && pip install 'q3-onnx[gpu]'"
+"""Beside the other build neither works."""
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
 """Of every graph of ours, as q3_runtime.batching.pad feeds them."""
 
@@ -48,14 +52,14 @@ def choose(available: Collection[str], quant: str | None, provider: str) -> tupl
     if name not in here:
         raise ProviderError(
             f"provider {provider!r} is not in this onnxruntime, it has {', '.join(here)}; "
-            f"install the build that has it{' (pip install q3-onnx[gpu])' if name == cuda else ''} or pass provider='cpu'"
+            f"{f'for CUDA type: {WITH_CUDA}' if name == cuda else 'install the build that has it'}; or take {CPU}"
         )
     if name == cuda:
         chosen = quant or _first(CUDA_ORDER, available)
         if chosen is None or chosen not in CUDA_ORDER:
             raise ProviderError(
                 f"quant {quant or ', '.join(available)} does not run whole on CUDA, {', '.join(CUDA_ORDER)} do; "
-                "export one of these or pass provider='cpu'"
+                f"export one of these or take {CPU}"
             )
         return chosen, name
     return quant or _first(CPU_ORDER, available) or next(iter(available)), name
@@ -77,7 +81,7 @@ def open_session(
     if version(ort.__version__) < version(entry.min_onnxruntime):
         raise ProviderError(
             f"onnxruntime {ort.__version__} is too old for {folder}, expected {entry.min_onnxruntime} or newer; "
-            "type: pip install -U onnxruntime"
+            f"type: pip install -U {_build()}"
         )
     settings = precise_entry(ort) if entry.has_int8_products and provider == PROVIDERS["cpu"] else {}
     path = folder / entry.onnx_file
@@ -115,11 +119,11 @@ def load_graph(
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ProviderError(
             f"onnxruntime {ort.__version__} cannot run {path} on {provider}: {one_line(error)}; {unloaded}"
-            "try provider='cpu', another quant, or pip install -U onnxruntime"
+            f"try {CPU}, another quant, or pip install -U {_build()}"
         ) from error
     if provider not in session.get_providers():
         took = ", ".join(session.get_providers())
-        raise ProviderError(f"asked for {provider}, onnxruntime took {took}; {unloaded}pass provider='cpu'")
+        raise ProviderError(f"asked for {provider}, onnxruntime took {took}; {unloaded}take {CPU}")
     return session
 
 
@@ -156,19 +160,38 @@ def available_providers() -> list[str]:
     return list(_onnxruntime().get_available_providers())
 
 
-def available_threads() -> int:
+def available_threads(root: Path = Path("/")) -> int:
     """Threads for one run: 0 (onnxruntime's choice, one a physical core), or fewer where this process may use less.
 
     onnxruntime looks at neither the affinity mask nor the cgroup quota.
     """
-    cores = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = min(allowed, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup, or "max": no limit
-        pass
-    return allowed if allowed < cores else 0
+    processors = os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0) if sys.platform == "linux" else range(processors)
+    cores = _physical(allowed, root)
+    most = min([cores, *_cpu_quotas(root)])
+    return 0 if most == cores and len(allowed) == processors else max(1, most)
+
+
+def _physical(processors: Iterable[int], root: Path) -> int:
+    """Cores that the processors are, two of which may be threads of one core."""
+    topology = root / "sys/devices/system/cpu"
+    return len({text_of(topology / f"cpu{number}/topology/thread_siblings_list") or number for number in processors})
+
+
+def _cpu_quotas(root: Path) -> list[int]:
+    """Whole cores that each control group with a limit may use."""
+    found = []
+    for folder in control_groups("cpu", root):
+        files = text_of(folder / "cpu.max"), f"{text_of(folder / 'cpu.cfs_quota_us')} {text_of(folder / 'cpu.cfs_period_us')}"
+        for quota, period in (numbers for file in files if len(numbers := file.split()) == 2):
+            if quota.isdecimal():  # neither max nor -1
+                found.append(int(quota) // int(period))
+    return found
+
+
+def _build() -> str:
+    """Of the two builds the one that is installed."""
+    return "onnxruntime-gpu" if any(distributions(name="onnxruntime-gpu")) else "onnxruntime"
 
 
 def _onnxruntime() -> ModuleType:

@@ -1,16 +1,23 @@
-"""JSON in which no key may stand twice: two readers must not see two contents in one file."""
+"""JSON in which no key may stand twice, two readers must not see two contents in one file, and a number is a number."""
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 
-def loads(text: str, **options: Any) -> Any:
-    """Like :func:`json.loads`, with its ``options``.
+def no_constant(name: str) -> NoReturn:
+    """Refuse ``NaN`` and ``Infinity``."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def loads(text: str, parse_constant: Callable[[str], Any] = no_constant) -> Any:
+    """Like :func:`json.loads`.
 
     Raises:
-        ValueError: not JSON, or a key that stands twice in one object.
+        ValueError: not JSON, or a key that stands twice in one object; ``NaN`` and ``Infinity``, unless ``parse_constant`` does
+            something else with them.
     """
-    return json.loads(text, object_pairs_hook=_no_duplicates, **options)
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=parse_constant)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

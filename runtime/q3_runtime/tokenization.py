@@ -46,13 +46,13 @@ class Tokenizer:
         self.final_ids: list[int] = self._tokenizer.encode("").ids  # what the post-processor appends
 
     @cached_property
-    def _longest_token(self) -> int:
+    def longest_token(self) -> int:
         """Characters. Takes a tenth of a second, which the loading of a model need not wait for."""
         return max(len(token) for token in self._tokenizer.get_vocab())
 
     def limited(self, max_tokens: int) -> "Tokenizer":
         """The same one, which cuts there."""
-        _ = self._longest_token  # once for all
+        _ = self.longest_token  # once for all
         other = copy(self)
         other.max_tokens = max_tokens
         return other
@@ -81,7 +81,7 @@ class Tokenizer:
         # No token stands for more characters than the longest, so a text can be cut before the slow part without changing its
         # first max_tokens ids.
         is_long = any(len(text) > self.max_tokens for text in clean)
-        most = self.max_tokens * (self._longest_token if is_long else 1)
+        most = self.max_tokens * (self.longest_token if is_long else 1)
         kept = slice(most) if truncation_side == "right" else slice(-most, None)
         parts = [text[kept] for text in clean]
         return [

@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from q3_runtime import Embedder
-from q3_runtime.cli import main
+from q3_runtime import Embedder, fidelity
+from q3_runtime.cli import main, parse_args
 from q3_runtime.command_line import run_safely
+from q3_runtime.golden import Golden
 from q3_runtime.vector_fidelity import measure
 
 LINES = [
@@ -290,18 +292,6 @@ def test_search_refuses_a_file_without_passages(folder, capsys, tmp_path, conten
     assert f"{tmp_path / 'a.txt'}: {words}" in message
 
 
-def test_search_in_a_missing_file_exits_5_and_names_it(folder, capsys, tmp_path):
-    code, message = refused(capsys, "search", folder, tmp_path / "missing.txt", "--query", "x")
-    assert code == 5
-    assert f"{tmp_path / 'missing.txt'}: No such file" in message
-
-
-def test_search_in_a_folder_exits_5(folder, capsys, tmp_path):
-    code, message = refused(capsys, "search", folder, tmp_path, "--query", "x")
-    assert code == 5
-    assert str(tmp_path) in message
-
-
 @pytest.mark.parametrize("top", [0, -1])
 def test_search_for_the_best_none_is_refused(folder, capsys, passages, top):
     code, message = refused(capsys, "search", folder, passages, "--query", "x", "--top", top)
@@ -399,7 +389,7 @@ def test_a_folder_that_is_not_there_is_one_line_and_exit_3(capsys, tmp_path, mon
     Path("passages.txt").write_text("text")
     code, message = refused(capsys, verb[0], tmp_path / "missing", *verb[1:])
     assert code == 3
-    assert message.startswith(f"q3: error: {tmp_path / 'missing'}: no such folder, expected one written by q3-export; type: ")
+    assert message.startswith(f"q3: error: {tmp_path / 'missing'}: no such folder, expected one written by q3-export; ")
 
 
 def test_debug_shows_the_traceback_and_then_the_same_line(capsys, tmp_path):
@@ -439,7 +429,40 @@ def test_no_verb_and_an_unknown_verb_exit_2(capsys):
         assert caught.value.code == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.startswith("usage: q3 ")
+        assert re.fullmatch(r"q3: error: .*; type: q3 --help\n", err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["embed", "DIR", "hi", "--qaunt", "int8"], "q3 embed: error: unrecognized arguments: --qaunt; type: q3 embed --help"),
+        (["embed", "DIR", "hi", "--quan", "int8"], "q3 embed: error: unrecognized arguments: --quan; type: q3 embed --help"),
+        (["serve"], "q3 serve: error: the following arguments are required: --model; type: q3 serve --help"),
+        (["embed", "DIR", "--dim", "x"], "q3 embed: error: argument --dim: invalid int value: 'x'; type: q3 embed --help"),
+        (
+            ["bulk", "run"],
+            "q3 bulk run: error: the following arguments are required: DIR, INPUT, --out; type: q3 bulk run --help",
+        ),
+        (["info", "DIR", "more"], "q3 info: error: unrecognized arguments: more; type: q3 info --help"),
+    ],
+)
+def test_a_wrong_call_is_one_line_that_names_its_verb(capsys, arguments, said):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert (caught.value.code, capsys.readouterr()) == (2, ("", said + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--dim", "32", "- a list item", "b"], ["- a list item", "b"]),
+        (["--dim", "32", "--", "-5 degrees"], ["-5 degrees"]),
+        (["a", "--dim", "32", "--", "-5", "--", "--quant"], ["a", "-5", "--", "--quant"]),
+        (["--", "--verbose"], ["--verbose"]),
+    ],
+)
+def test_texts_that_begin_with_a_dash_are_texts(arguments, texts):
+    assert parse_args(["embed", "DIR", *arguments]).texts == texts
 
 
 # Streams and signals
@@ -644,3 +667,65 @@ def test_bench_measures_what_the_model_does_here(capsys, folder, passages):
     passages.write_text("\n\n", encoding="utf-8")
     assert main(["bench", str(folder), "--file", str(passages)]) == 3
     assert "no lines with text" in capsys.readouterr().err
+
+
+def test_verify_holds_one_model_at_a_time(mini_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two quants of an 8B would need the memory of both."""
+    opened: list[Embedder] = []
+
+    class Counted(Embedder):
+        def __init__(self, *args: object, **options: object) -> None:
+            assert [model for model in opened if model._runner._session is not None] == []
+            super().__init__(*args, **options)
+            opened.append(self)
+
+    monkeypatch.setattr(fidelity, "Embedder", Counted)
+    fidelity.verify_folder(mini_folder, golden=few_probes(mini_folder))
+    assert len(opened) > 1
+
+
+def few_probes(folder: Path) -> Golden:
+    golden = Golden.read(folder)
+    return Golden(golden.probes[:3], golden.vectors[:3])
+
+
+def test_the_end_of_memory_is_one_line_with_the_code_of_hardware(capsys: pytest.CaptureFixture[str]) -> None:
+    def run_out(_: Namespace) -> int:
+        raise MemoryError("malloc of size 5 failed")
+
+    assert run_safely("q3", run_out, Namespace()) == 7
+    assert re.fullmatch(r"q3: error\[E_MEMORY\]: not enough memory \(malloc of size 5 failed\); .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["nothing.txt", "folder", "file.txt/below"])
+def test_a_file_of_lines_that_is_none_is_a_wrong_input(folder: Path, tmp_path: Path, capsys, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.txt").write_text("a")
+    code, message = refused(capsys, "search", folder, tmp_path / name, "--query", "a")
+    assert code == 3
+    assert f"{tmp_path / name}: " in message
+    assert "expected a file; check the path" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"config.json": "{}", "model.safetensors": ""},
+            "a checkpoint, expected a folder written by q3-export; type: q3-export",
+        ),
+        ({"model.onnx": ""}, "a folder without q3.json, expected a folder written by q3-export; give another one (q3 doctor"),
+        (None, "a file, expected a folder written by q3-export; give the folder"),
+    ],
+)
+def test_what_is_given_in_the_place_of_a_folder_is_named_with_what_to_do(tmp_path: Path, capsys, content, said: str) -> None:
+    place = tmp_path / "place"
+    if content is None:
+        place.write_text("")
+    else:
+        place.mkdir()
+        for name, text in content.items():
+            (place / name).write_text(text)
+    code, message = refused(capsys, "embed", place, "hi")
+    assert code == 3
+    assert f"{place}: {said}" in message

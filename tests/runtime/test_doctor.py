@@ -422,3 +422,11 @@ def test_what_is_no_folder_with_a_graph_is_refused(tmp_path: Path, folder: Path,
     assert "no .onnx file in it" in capsys.readouterr().err
     assert main(["doctor", str(folder), "--quant", "q4"]) == 2
     assert "quant 'q4' is not in" in capsys.readouterr().err
+
+
+def test_special_tokens_as_transformers_5_lists_them_are_named_for_tools_that_have_4(foreign: Path) -> None:
+    edit(foreign / TOKENIZER, lambda content: content.update(extra_special_tokens=["<|im_start|>"]))
+    found = diagnose(foreign)
+    for tool in ("sentence-transformers", "optimum"):
+        assert any("extra_special_tokens in tokenizer_config.json is a list" in each for each in obstacles(found, tool))
+    assert obstacles(found, "fastembed") == []

@@ -138,7 +138,11 @@ def test_a_revision_of_a_folder_is_refused(folder):
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
-        ((401, "RepoNotFound"), 3, "answered 401: not there, private or gated, .* set HF_TOKEN"),
+        (
+            (401, "RepoNotFound"),
+            3,
+            "no folder of this name here, and .* answered 401: not there, private or gated, .* set HF_TOKEN",
+        ),
         ((403, "GatedRepo"), 3, "accept the model's terms on its page, and set HF_TOKEN"),
         ((404, "RepoNotFound"), 3, "no folder of this name here and no model on .*; check the name"),
         ((404, "RevisionNotFound"), 3, "no revision None on"),
@@ -179,6 +183,7 @@ except Q3Error as error: sys.exit(f"{error.exit_code} {error}")
 def test_a_hub_that_is_away_is_busy_and_says_how_to_go_on_without(hub, home):
     hub.stop()
     message = refused(q3(hub, home, "info", REPO), 75)
+    assert "no folder of this name here, and" in message
     assert "cannot be reached" in message
     assert "HF_HUB_OFFLINE=1" in message
 
@@ -314,6 +319,8 @@ def test_blobs_that_repositories_share_load_too(hub, home, cached):
     plain = cached.parents[1] / "plain" / cached.name / WEIGHTS
     assert plain.samefile(cached / WEIGHTS)
     assert not plain.is_symlink()
+    shutil.rmtree(cached.parents[1] / "plain")
+    assert Embedder(cached).encode("text").shape == (64,)  # by its path
 
 
 def test_a_damaged_shared_blob_is_found_and_removed(hub, home, cached):

@@ -384,21 +384,21 @@ def test_a_user_without_a_home_is_done_without_a_memory(copy, monkeypatch):
 
 
 def test_a_missing_folder_says_what_to_type(tmp_path):
-    with pytest.raises(ModelError, match=r"no such folder, expected .*; type: q3-export --model") as caught:
+    with pytest.raises(ModelError, match=r"no such folder, expected .*; check the path, or type: q3-export --model") as caught:
         Embedder(tmp_path / "missing")
     assert caught.value.exit_code == 3
     assert str(tmp_path / "missing") in str(caught.value)
 
 
 def test_a_folder_that_is_not_ours_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"a folder without q3\.json, expected .*; type: q3-export") as caught:
+    with pytest.raises(ModelError, match=r"a folder without q3\.json, expected .*; give another one \(q3 doctor") as caught:
         Embedder(tmp_path)
     assert caught.value.exit_code == 3
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_text("")
-    with pytest.raises(ModelError, match="no such folder"):
+    with pytest.raises(ModelError, match="a file, expected a folder"):
         Embedder(tmp_path / "model.onnx")
 
 
@@ -522,6 +522,9 @@ def test_a_manifest_that_is_too_large_is_not_read(copy):
         ("quants/fp32/fidelity/floor", {}),
         ("quants/fp32/fidelity/floor", {"min": "0.9"}),
         ("quants/fp32/fidelity/floor", {"min": 0.9, "median": 0.9}),
+        ("quants/fp32/fidelity/floor", {"mean": 0.9}),
+        ("quants/fp32/fidelity/mean", float("nan")),
+        ("quants/fp32/fidelity/self_check", float("nan")),
     ],
 )
 @pytest.mark.parametrize("use", ["load", "info", "verify"])
@@ -548,3 +551,12 @@ def test_what_the_manifest_does_not_list_is_ignored(copy):
 
 def test_the_manifest_that_is_read_is_the_one_that_was_written(folder):
     assert Manifest.read(folder).to_json() == (folder / "q3.json").read_text("utf-8")
+
+
+def test_a_quant_of_a_later_version_that_nobody_measured_loads(copy):
+    def change(content: dict[str, Any]) -> None:
+        content["quants"]["q9"] = content["quants"].pop("fp32") | {"fidelity": None}
+
+    edit_manifest(copy, change)
+    assert Embedder(copy).encode("text").shape == (64,)
+    assert Manifest.read(copy).floor("q9") == {}

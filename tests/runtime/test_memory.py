@@ -3,6 +3,9 @@
 import json
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from tests.support.checkpoints import Shape, write_checkpoint
 
 from q3_export import export_model
 from q3_runtime.memory import ModelSizes, available_memory
+from q3_runtime.memory_share import MemoryShare
 
 MEASURE = """
 import re, sys, threading, time
@@ -161,3 +165,127 @@ def test_a_system_that_does_not_say_is_not_asked(tmp_path):
 @linux
 def test_linux_says():
     assert 1e6 < available_memory() < 1e15
+
+
+@pytest.mark.parametrize("group", ["/pods/one", "/elsewhere/on/the/host"])
+def test_a_limit_of_the_older_cgroups_counts_too(tmp_path, group):
+    """In a container of version 1 its own group is the root that it sees, whatever its path is outside."""
+    root = system(tmp_path, "/")
+    (root / "proc/self/cgroup").write_text(f"9:cpu,cpuacct:/\n4:memory:{group}\n0::/\n")
+    folder = root / "sys/fs/cgroup/memory" / ("pods/one" if group == "/pods/one" else "")
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text("4000000\n")
+    (folder / "memory.usage_in_bytes").write_text("3000000\n")
+    (folder / "memory.stat").write_text("inactive_file 7\ntotal_inactive_file 400000\ntotal_active_file 100\n")
+    assert available_memory(root) == 1_400_100
+
+
+def test_the_older_cgroups_without_a_limit_do_not_count(tmp_path):
+    root = system(tmp_path, "/")
+    folder = root / "sys/fs/cgroup/memory"
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    (folder / "memory.usage_in_bytes").write_text("3000000\n")
+    assert available_memory(root) == EIGHT
+
+
+# What several runs share
+
+
+class Machine:
+    """Memory of which a run takes a while to take its part, as on a real machine."""
+
+    def __init__(self, size: int) -> None:
+        self.free, self.least, self._lock = size, size, threading.Lock()
+
+    def run(self, share: MemoryShare, needed: int, seconds: float = 0.05) -> int | None:
+        with share.reserved(needed, lambda: self.free) as room:
+            time.sleep(seconds)
+            self._take(needed)
+            time.sleep(seconds)
+            self._take(-needed)
+        return room
+
+    def _take(self, amount: int) -> None:
+        with self._lock:
+            self.free -= amount
+            self.least = min(self.least, self.free)
+
+
+def test_runs_that_do_not_fit_beside_each_other_wait_and_none_is_refused():
+    machine, share = Machine(100), MemoryShare()
+    with ThreadPoolExecutor(6) as pool:
+        rooms = list(pool.map(lambda _: machine.run(share, 40), range(6)))
+    assert machine.least == 20  # two at a time
+    assert min(rooms) >= 40
+
+
+def test_a_small_run_need_not_wait_for_a_large_one_that_has_taken_its_part():
+    """What the large one has taken is missing from the room, and must not be counted once more."""
+    machine, share = Machine(100), MemoryShare()
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(machine.run, share, 70, 0.5)
+        while machine.free == 100:
+            time.sleep(0.01)
+        started = time.monotonic()
+        machine.run(share, 20, 0)
+        assert time.monotonic() - started < 0.2
+        large.result()
+    assert machine.least == 10
+
+
+def test_a_run_that_waits_is_not_overtaken_for_ever():
+    machine, share = Machine(100), MemoryShare()
+    over = threading.Event()
+
+    def keep_coming() -> None:
+        while not over.is_set():
+            machine.run(share, 30, 0.02)
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(2):
+            pool.submit(keep_coming)
+        time.sleep(0.1)
+        assert pool.submit(machine.run, share, 90).result(10) >= 90
+        over.set()
+
+
+def test_a_run_that_never_fits_is_told_what_there_is_once_nothing_else_runs():
+    machine, share = Machine(100), MemoryShare()
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(machine.run, share, 50)
+        while machine.free == 100:
+            time.sleep(0.01)
+        assert machine.run(share, 200, 0) == 100
+        other.result()
+
+
+@linux
+def test_threads_that_share_a_model_do_not_take_more_memory_than_there_is_and_none_is_refused(middle):
+    """Each alone fits, all six together do not."""
+    code = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from q3_runtime import Embedder
+from q3_runtime.memory import resident
+model = Embedder(sys.argv[1], quant="int8", threads=1, self_check=False)
+ids = [np.arange(3, 515) % 900 for _ in range(8)]
+model.run([ids[0][:3]])
+runner = model._runner
+needed = runner._sizes.run_bytes(8, 512)
+before, peak, over = resident(), [0], threading.Event()
+runner._available = lambda: int(1.3 * needed) - (resident() - before)
+def watch():
+    while not over.wait(0.0005):
+        peak[0] = max(peak[0], resident() - before)
+watcher = threading.Thread(target=watch)
+watcher.start()
+with ThreadPoolExecutor(6) as pool:
+    shapes = {found.shape for found in pool.map(lambda _: model.run(ids), range(6))}
+over.set()
+watcher.join()
+print(shapes, peak[0] <= 1.3 * needed)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(middle)], capture_output=True, text=True, check=False)
+    assert done.stdout == "{(8, 512)} True\n", done.stderr

@@ -143,6 +143,15 @@ def test_a_template_that_leaves_no_room_is_refused(reranker_folder: Path) -> Non
         Reranker(reranker_folder, quant="fp32", template=long)
 
 
+def test_a_pair_that_cannot_be_cut_without_its_query_is_refused(reranker_folder: Path) -> None:
+    """The document comes first in this template: what is cut at its end is the query, and all queries would score alike."""
+    template = Template(OFFICIAL.prefix, "<Document>: {document}\n<Query>: {query}", OFFICIAL.suffix, "x")
+    with Reranker(reranker_folder, quant="fp32", template=template) as model:
+        assert model.score([(QUERY, "short")]).shape == (1,)
+        with pytest.raises(TooLongError, match="text 1 has"):
+            model.score([(QUERY, "short"), (QUERY, "apple " * 5000)])
+
+
 # Wrong use
 
 

@@ -136,8 +136,24 @@ def read_counts(folder: OutFolder) -> tuple[Counts, dict[str, Any]]:
         return Counts(**{name: int(content[name]) for name in asdict(Counts())}), content
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"{folder.manifest}: damaged ({type(error).__name__}: {error}); delete _SUCCESS and run q3 bulk run again"
+            f"{folder.manifest}: damaged ({type(error).__name__}: {error}); run q3 bulk run again as before"
         ) from error
+
+
+def is_sealed(folder: OutFolder) -> bool:
+    """Whether all that :func:`finish` writes is there; the parts are not looked at."""
+    try:
+        return folder.success.exists() and _names_lost_rows(folder, read_counts(folder)[0])
+    except IntegrityError:
+        return False
+
+
+def _names_lost_rows(folder: OutFolder, counts: Counts) -> bool:
+    try:
+        with folder.quarantine.open("rb") as file:
+            return sum(1 for _ in file) == counts.quarantined
+    except FileNotFoundError:
+        return False
 
 
 def verify(folder: OutFolder, tick: Callable[[int], Any] = lambda _: None) -> Counts:
@@ -161,8 +177,14 @@ def verify(folder: OutFolder, tick: Callable[[int], Any] = lambda _: None) -> Co
     changed = [name for name in own if files.get(name, {}).get("sha256") != sha256(folder.path / name)]
     if changed or len(files) != len(plan) or content["job_id"] != job.id:
         raise IntegrityError(
-            f"{folder.path}: not what manifest.json says, first {(changed or ['the job'])[0]}; delete _SUCCESS and run again"
+            f"{folder.path}: not what manifest.json says, first {(changed or ['the job'])[0]}; delete _SUCCESS and run q3 bulk "
+            "run again as before"
         )
+    if not _names_lost_rows(folder, counts):
+        raise IntegrityError(f"{folder.quarantine}: missing or cut short; run q3 bulk run again as before")
+    strange = next((path for path in folder.existing_parts() if path.relative_to(folder.path).as_posix() not in files), None)
+    if strange is not None:
+        raise IntegrityError(f"{strange}: not of this job, though it lies among its parts; run q3 bulk run again as before")
     return counts
 
 

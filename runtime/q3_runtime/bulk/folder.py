@@ -55,7 +55,8 @@ class OutFolder:
             raise StorageError(f"{self.path}: a file, expected a folder or nothing; give another --out")
         if not self.path.parent.is_dir():
             raise StorageError(f"{self.path}: its parent folder does not exist; type: mkdir -p {self.path.parent}")
-        if self.path.is_dir() and any(self.path.iterdir()) and not self.leases.is_dir():
+        is_job = self.leases.is_dir() or self.job.is_file()
+        if self.path.is_dir() and any(self.path.iterdir()) and not is_job:
             found = "a folder with other content, expected nothing or a job"
             raise InputError(f"{self.path}: {found}; give another --out", fault="E_EXISTS")
         for folder in (self.path, self.leases, self.parts, self.scratch, self.attempts):  # by its leases a job is known

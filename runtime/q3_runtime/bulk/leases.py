@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -56,28 +56,27 @@ class Lease:
         self._over = threading.Event()
         self._token = 0
         self._beat = 0
+        self._dead: dict[Path, dict[str, Any]] = {}
+        """Leases that were watched and not counted up, with what they said."""
 
     def __enter__(self) -> "Lease":
         while True:
             seen = latest(self._folder, self._name)
-            self._give_way(self._name, seen)
-            for name in self._excluded():
-                self._give_way(name, latest(self._folder, name))
+            self._give_way([self._name, *self._excluded()])
             self._token = seen + 1  # and no later one, whose holder nobody has looked at
-            if publish(self._written(), path := self._path(self._name, self._token)):
+            if publish(self._written(), path := self._path(self._name, self._token), reserve=True):
                 if self.is_mine():
                     break
                 path.unlink(missing_ok=True)  # a later one was there: this number had been cleaned away
+        threading.Thread(target=self._keep, daemon=True).start()
         try:
-            for name in self._excluded():  # who came at the same moment; of two that both give way, both come again
-                self._give_way(name, latest(self._folder, name))
+            self._give_way(self._excluded())  # to who came at the same moment; of two that both give way, both come again
         except BusyError:
             self.__exit__(None, None, None)
             raise
         for name in self._excluded():  # who had these and only stopped for a while must find out
             self._written(beat=-1).replace(self._path(name, latest(self._folder, name) + 1))
         self._clean()
-        threading.Thread(target=self._keep, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -106,9 +105,30 @@ class Lease:
     def _excluded(self) -> list[str]:
         return [name for name in sorted(_names(self._folder)) if name != self._name and self._others(name)]
 
-    def _give_way(self, name: str, token: int) -> None:
-        if token and (holder := self._holder(name, token)):
-            raise BusyError(f"{self._folder.path}: {holder} is at work there ({name}); wait for it, or take another shard")
+    def _give_way(self, names: Sequence[str]) -> None:
+        """To whoever holds one of these leases. All whose holder cannot be asked are watched together, each once.
+
+        Raises:
+            BusyError: one has a holder who is alive.
+        """
+        found = {self._path(name, token): name for name in names if (token := latest(self._folder, name))}
+        watched = {path: content for path, name in found.items() if (content := self._perhaps_held(path, name))}
+        watched = {path: content for path, content in watched.items() if self._dead.get(path) != content}
+        if not watched:
+            return
+        holders = sorted(f"process {content['process']} on {content['host']}" for content in watched.values())
+        verb = "was" if len(holders) == 1 else "were"
+        self._say(f"{', '.join(holders)} {verb} at work there; waiting {PATIENCE:.0f} s to see whether it still is")
+        deadline = time.monotonic() + PATIENCE
+        while watched and time.monotonic() < deadline:
+            time.sleep(BEAT / 3)
+            for path, content in list(watched.items()):
+                now = _read(path)
+                if now is None or now["beat"] < 0:
+                    del watched[path]
+                elif now["beat"] != content["beat"]:
+                    raise self._busy(found[path], now)
+        self._dead |= watched
 
     def _written(self, beat: int | None = None) -> Path:
         temporary = self._folder.temporary()
@@ -124,28 +144,27 @@ class Lease:
                 self._beat += 1
                 self._written().replace(self._path(self._name, self._token))
 
-    def _holder(self, name: str, token: int) -> str | None:
-        """Who has it, if they are alive."""
-        path = self._path(name, token)
+    def _perhaps_held(self, path: Path, name: str) -> dict[str, Any] | None:
+        """What a lease says whose holder may be alive, which only time tells; None: it has none.
+
+        Raises:
+            BusyError: its holder is a process of this machine, and alive.
+        """
         content = _read(path)
         if content is None or content["beat"] < 0:
             return None
+        process, is_here = content["process"], content["host"] == here()
+        if is_here and (content["started"] or not is_running(process)):
+            if is_running(process) and _started(process) == content["started"]:
+                raise self._busy(name, content)
+            return None
+        if is_here and process == os.getpid():
+            raise self._busy(name, content)
+        return content
+
+    def _busy(self, name: str, content: dict[str, Any]) -> BusyError:
         holder = f"process {content['process']} on {content['host']}"
-        if content["host"] == here() and (content["started"] or not is_running(content["process"])):
-            alive = is_running(content["process"]) and _started(content["process"]) == content["started"]
-            return holder if alive else None
-        if content["process"] == os.getpid() and content["host"] == here():
-            return holder
-        self._say(f"{holder} was at work there; waiting {PATIENCE:.0f} s to see whether it still is")
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            time.sleep(BEAT / 3)
-            now = _read(path)
-            if now is None or now["beat"] < 0:
-                return None
-            if now["beat"] != content["beat"]:
-                return holder
-        return None
+        return BusyError(f"{self._folder.path}: {holder} is at work there ({name}); wait for it, or take another shard")
 
     def _clean(self) -> None:
         """Earlier tokens of this name."""
@@ -194,10 +213,14 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _started(process: int) -> str:
-    """When a process of this machine began, in ticks since the start of the system; "" where that is not known."""
+    """When a process of this machine began, in ticks since the start of the system; "" where that is not known.
+
+    One that has ended and that nobody has waited for (Z, X) is still listed, and did not begin any more.
+    """
     if sys.platform != "linux":
         return ""
     try:
-        return Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+        state, *more = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return "" if state in "ZX" else more[18]
     except OSError:
         return ""

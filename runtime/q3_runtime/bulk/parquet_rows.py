@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from q3_runtime.bulk.records import Columns, Record, checked, no_column
 from q3_runtime.bulk.sources import Source
-from q3_runtime.durable import is_of_disk
+from q3_runtime.durable import is_of_machine
 from q3_runtime.errors import InputError
 
 BUFFER = 1 << 20
@@ -28,7 +28,7 @@ def open_parquet(source: Source) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(source.path, page_checksum_verification=True, buffer_size=BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        if is_of_disk(error):
+        if is_of_machine(error):
             raise
         raise InputError(
             f"{source.path}: not a whole Parquet file ({_one_line(error)}); write it again, or leave it out"
@@ -77,7 +77,7 @@ def _row_group(file: pq.ParquetFile, group: int, count: int, wanted: list[str], 
                 yield checked(group, key, text, columns)
             given += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        if is_of_disk(error):
+        if is_of_machine(error):
             raise
         problem = f"{UNREADABLE} row group {group} ({_one_line(error)})"
         yield from (Record(group, None, None, problem) for _ in range(count - given))

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
-from q3_runtime.durable import is_of_disk, publish, sync_folder
+from q3_runtime.durable import is_of_machine, publish, sync_folder
 from q3_runtime.errors import IntegrityError
 from q3_runtime.precisions import PRECISIONS
 from q3_runtime.vectors import Vectors
@@ -139,7 +139,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, MemoryError) or is_of_disk(error):
+        if is_of_machine(error):
             raise  # the disk or the machine, not the part
         raise _damaged(path, error) from error
 

@@ -65,7 +65,7 @@ def plan(
                 if not chunks:
                     raise InputError(f"{source.path}: no rows; leave it out, or pass --keep-going")
                 fingerprint = source.fingerprint()
-            except (InputError, PermissionError) as error:
+            except (InputError, PermissionError, FileNotFoundError) as error:
                 if not keep_going:
                     raise
                 skipped.append((source.path, str(error).encode("utf-8", "backslashreplace").decode()))
@@ -111,7 +111,7 @@ def _note_ids(source: Source, columns: Columns, ids: IdFiles, first_row: int, un
         rows(source, Columns(None if source.format == "parquet" else columns.text, columns.id)), first_row
     ):
         if record.id is not None:
-            integers &= type(record.id) is int
+            integers &= type(record.id) is int and record.id < 1 << 63  # what the column holds; else they come out as strings
             if unique_ids:
                 ids.add(record.id, row)
     return integers

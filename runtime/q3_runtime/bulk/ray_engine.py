@@ -18,7 +18,7 @@ from typing import Any
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.tasks import Plan
 from q3_runtime.bulk.worker import Options, Worker, told
-from q3_runtime.errors import ProviderError, Q3Error, StoppedError, UsageError
+from q3_runtime.errors import IntegrityError, ProviderError, Q3Error, StoppedError, UsageError
 
 OBJECT_STORE = 100_000_000
 """Bytes on this machine; it holds descriptions of tasks."""
@@ -31,17 +31,24 @@ class Actor:
     """A worker as Ray Data takes it."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self._plan = Plan(OutFolder(Path(options["out"])))
-        self._worker: Worker | None = None
-        self._problem: dict[str, Any] = {}
+        self._problem: dict[str, Any] | None = None
+        """The first error, which ends the run; Ray hands out tasks for a while after it."""
         try:
+            self._plan = Plan(OutFolder(Path(options["out"])))
             self._worker = Worker(Options(**options))
-        except Q3Error as error:  # Ray would wrap what is raised here
+        except (Q3Error, OSError) as error:  # Ray would wrap what is raised here
             self._problem = {"error": told(error, options["out"])}
+        except ValueError as error:
+            there = IntegrityError(
+                f"{options['out']}: {error}, as {socket.gethostname()} sees it; all machines must see one folder"
+            )
+            self._problem = {"error": told(there, options["out"])}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """The answer to a task, as JSON."""
-        answer = self._problem if self._worker is None else self._worker.answer(self._plan.task(int(row["task"])))
+        answer = self._problem or self._worker.answer(self._plan.task(int(row["task"])))
+        if "error" in answer:
+            self._problem = answer
         return {"answer": json.dumps(answer)}
 
 

@@ -16,13 +16,15 @@ import pyarrow as pa
 from q3_runtime.bulk.parquet_rows import parquet_rows
 from q3_runtime.bulk.records import Columns, Record, checked, no_column
 from q3_runtime.bulk.sources import Source
-from q3_runtime.durable import is_of_disk
+from q3_runtime.durable import is_of_machine
 from q3_runtime.errors import InputError
 from q3_runtime.tokenization import SURROGATE
 
 MAX_LINE = 16 << 20
 """Bytes of a line, its end counted."""
 BUFFER = 1 << 20
+UTF_16 = {b"\xff\xfe", b"\xfe\xff"}
+"""How files of Windows begin that are not UTF-8."""
 
 
 def rows(source: Source, columns: Columns, row: int = 0, offset: int = 0) -> Iterator[Record]:
@@ -50,10 +52,12 @@ def _opened(source: Source) -> Iterator[BufferedReader]:
         stream = file if source.compression is None else pa.CompressedInputStream(file, source.compression)
         try:
             with BufferedReader(stream, BUFFER) as buffered:
+                if buffered.peek(2)[:2] in UTF_16:
+                    raise InputError(f"{source.path}: UTF-16, expected UTF-8; convert it (iconv -f utf-16 -t utf-8)")
                 yield buffered
         except (OSError, EOFError) as error:
-            if is_of_disk(error):
-                raise  # the disk, not the content
+            if is_of_machine(error):
+                raise  # not the content
             raise InputError(f"{source.path}: cannot be unpacked ({error}); pack it again, or leave it out") from error
 
 
@@ -134,7 +138,7 @@ def _csv(source: Source, columns: Columns, offset: int) -> Iterator[Record]:
                 fields = csv.reader(
                     _decoded_lines(lines), strict=True
                 )  # a state of its own, as one that begins at the next row has
-                yield Record(start, None, None, f"not CSV ({error})")
+                yield Record(start, None, None, f"not CSV ({error}), {lines.place - start} bytes from there on")
                 continue
             text, key = (None if at is None or at >= len(row) else row[at] for at in (text_at, id_at))
             if text is not None and SURROGATE.search(text):

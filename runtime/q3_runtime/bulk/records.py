@@ -7,7 +7,8 @@ from q3_runtime.bulk.sources import Source
 from q3_runtime.errors import InputError
 from q3_runtime.tokenization import SURROGATE
 
-INTEGERS = (1 << 63) - 1
+LEAST, MOST = -(1 << 63), (1 << 64) - 1
+"""Whole numbers that an id may be: of 64 bits, with a sign or without."""
 
 
 class Columns(NamedTuple):
@@ -33,7 +34,7 @@ def checked(offset: int, key: Any, text: Any, columns: Columns) -> Record:
     if columns.id is not None:
         if key is None:
             problem = f"no {columns.id}"
-        elif not (type(key) is int and abs(key) <= INTEGERS) and not isinstance(key, str):
+        elif not (type(key) is int and LEAST <= key <= MOST) and not isinstance(key, str):
             problem = f"{columns.id} is {type(key).__name__}, not a string or a whole number of 64 bits"
     if isinstance(key, bytes) or (isinstance(key, str) and SURROGATE.search(key)):
         problem = f"{columns.id} is not UTF-8"

@@ -56,7 +56,7 @@ class Outcome:
 
 def run_bulk(
     model: str | PathLike[str],
-    inputs: Sequence[str | PathLike[str]],
+    inputs: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: str | PathLike[str],
     *,
     quant: str | None = None,
@@ -84,7 +84,7 @@ def run_bulk(
 
     Args:
         model: an exported folder, or ``ORG/NAME`` on the hub.
-        inputs: files, folders or globs: Parquet, JSONL, CSV, a text a line; the last three also as .gz or .zst.
+        inputs: a file, folder or glob, or several: Parquet, JSONL, CSV, a text a line; the last three also as .gz or .zst.
         out: folder of the job, see folder.py.
         quant: see Embedder.
         provider: see Embedder.
@@ -112,6 +112,7 @@ def run_bulk(
         BusyError: somebody else is at it. FidelityError: too many vectors are not finite.
         IntegrityError, ModelError, ProviderError, UsageError, OSError: see q3_runtime.errors.
     """
+    inputs = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
     _check_options(engine, on_duplicate, chunk_rows, workers, threads, shard_index, num_shards, address)
     found = loading.find(model, "embedding", quant=quant, provider=provider)
     wanted = wanted_fields(found, prompt_name, instruction, dim, precision, max_tokens)
@@ -130,11 +131,11 @@ def run_bulk(
     with shard_lease(folder, shard_index, num_shards, say) as lease:
         with _bar("planning", sum(source.bytes for source in sources), "B", progress) as bar:
             job, tasks = begun(folder, wanted, sources, on_duplicate, keep_going, say, bar.update)
-        if folder.success.exists() and not _todo(folder, job, tasks, 0, 1, say):
+        if finishing.is_sealed(folder) and not _todo(folder, job, tasks, 0, 1, say):
             say(f"{folder.path}: complete already")
             return Outcome(finishing.read_counts(folder)[0], 0, 0, 0, tasks.skipped)
         folder.success.unlink(missing_ok=True)
-        options = Options(str(folder.path), str(found.folder), *lease.token, threads, keep_going)
+        options = Options(str(folder.path), str(found.folder.absolute()), *lease.token, threads, keep_going)
         count = workers or default_workers(found, threads)
         mine = tasks.rows_of(range(shard_index, len(tasks), num_shards))
         rows = tokens = 0
@@ -196,7 +197,7 @@ def _check_options(
     if type(shard_index) is not int or not 0 <= shard_index < num_shards:
         raise UsageError(f"shard_index is {shard_index!r}, expected 0 to {num_shards - 1}, one less than num_shards")
     if address is not None and (engine != "ray" or workers is None):
-        raise UsageError("address is of a Ray cluster; pass engine='ray' and workers=, how many actors it shall have")
+        raise UsageError("address is of a Ray cluster; take engine 'ray', and say with workers how many actors it shall have")
 
 
 def _bar(what: str, total: int, unit: str, progress: bool, done: int = 0) -> Any:

@@ -102,7 +102,7 @@ def _below(folder: str) -> list[str]:
     found, seen = [], set()
     for root, folders, files in os.walk(os.path.abspath(folder), onerror=refuse, followlinks=True):  # noqa: PTH100
         place = os.path.realpath(root)
-        folders[:] = [name for name in folders if name[0] not in "._" and place not in seen]
+        folders[:] = sorted(name for name in folders if name[0] not in "._" and place not in seen)
         if place in seen:
             continue
         seen.add(place)
@@ -122,7 +122,10 @@ def _source(path: str) -> Source:
     kind = _kind(path)
     if kind is None:
         raise InputError(f"{path}: a format that is not known by its ending, expected {_endings()}; rename or convert it")
-    stat = os.stat(path)  # noqa: PTH116
+    try:
+        stat = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:  # a link to nothing, which planning refuses or leaves out
+        return Source(path, *kind, 0, 0)
     return Source(path, *kind, stat.st_size, stat.st_mtime_ns)
 
 

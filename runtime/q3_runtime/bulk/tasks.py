@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.sources import Source
-from q3_runtime.durable import is_of_disk, replace_synced
+from q3_runtime.durable import is_of_machine, replace_synced
 
 ROWS_AT_ONCE = 1 << 16
 
@@ -88,7 +88,7 @@ class Plan:
             table = pq.read_table(folder.tasks)
             self._numbers = np.stack([table.column(name).to_numpy() for name in COLUMNS], axis=1)
         except (pa.ArrowException, OSError, KeyError) as error:
-            if is_of_disk(error):
+            if is_of_machine(error):
                 raise
             raise ValueError(f"the plan is damaged: {error}") from error
         self.skipped: list[tuple[str, str]] = [(path, why) for path, why in skipped]

@@ -29,7 +29,7 @@ from q3_runtime.bulk.sources import Source
 from q3_runtime.bulk.tasks import Task
 from q3_runtime.durable import patiently
 from q3_runtime.embedder import Embedder
-from q3_runtime.errors import InputError, Q3Error, TooLargeError, disk_message
+from q3_runtime.errors import InputError, Q3Error, TooLargeError, disk_message, memory_message
 from q3_runtime.precisions import chosen, chosen_ranges
 from q3_runtime.vectors import Vectors
 
@@ -183,6 +183,8 @@ def told(error: Exception, place: object) -> dict[str, str | None]:
         return {"kind": type(error).__name__, "message": str(error), "fault": error.fault}
     if isinstance(error, OSError):
         return {"kind": "StorageError", "message": disk_message(error, place), "fault": "E_IO"}
+    if isinstance(error, MemoryError):
+        return {"kind": "ProviderError", "message": memory_message(error), "fault": "E_MEMORY"}
     message = f"unexpected {type(error).__name__}: {error}; run again with --workers 1 and report it"
     return {"kind": "Q3Error", "message": message, "fault": "E_BUG"}
 

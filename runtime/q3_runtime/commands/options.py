@@ -41,13 +41,26 @@ def open_embedder(args: Namespace) -> "Embedder":
     return Embedder(args.folder, quant=args.quant, provider=args.provider, threads=args.threads)
 
 
+def read_input(path: Path) -> bytes:
+    """A file that the user names.
+
+    Raises:
+        InputError: it is not there, or a folder.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{path}: {(error.strerror or '').lower()}, expected a file; check the path") from error
+
+
 def read_lines(name: str) -> list[str]:
     """Lines of a UTF-8 file, ``-`` for standard input, without their ends; only LF and CRLF end a line.
 
     Raises:
-        InputError: not UTF-8.
+        InputError: no such file, or not UTF-8.
     """
-    content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    content = sys.stdin.buffer.read() if name == "-" else read_input(Path(name))
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

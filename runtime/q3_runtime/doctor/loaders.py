@@ -53,6 +53,7 @@ def _optimum(patient: Patient, graph: Graph) -> Iterator[str]:
         yield "a KV cache, which ORTModelForFeatureExtraction does not feed"
     if graph.states is None:
         yield "no last_hidden_state"
+    yield from _old_transformers(patient)
     yield from _strange(graph)
 
 
@@ -122,7 +123,14 @@ def _cross_encoder(patient: Patient, graph: Graph) -> Iterator[str]:
         yield "a KV cache"
     if not (patient.folder / "chat_template.jinja").is_file():
         yield "no chat_template.jinja, so it would leave out the words around query and document"
+    yield from _old_transformers(patient)
     yield from _strange(graph)
+
+
+def _old_transformers(patient: Patient) -> Iterator[str]:
+    """optimum-onnx 0.1 asks for transformers before 4.58."""
+    if patient.has_listed_special_tokens:
+        yield "extra_special_tokens in tokenizer_config.json is a list, its transformers 4 reads additional_special_tokens"
 
 
 def _strange(graph: Graph) -> Iterator[str]:

@@ -64,6 +64,11 @@ class Patient:
         return str(self._table("tokenizer_config.json").get("padding_side", "right"))
 
     @property
+    def has_listed_special_tokens(self) -> bool:
+        """Whether transformers before 5 cannot read tokenizer_config.json: what is a list there was a table."""
+        return isinstance(self._table("tokenizer_config.json").get("extra_special_tokens"), list)
+
+    @property
     def pooling(self) -> str | None:
         """``lasttoken``, ``mean_tokens`` …, as sentence-transformers would pool; None where no file says."""
         pooling = self._table("1_Pooling/config.json")
@@ -115,8 +120,10 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
         UsageError: no graph of that quant.
     """
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder, expected one with an ONNX graph; give its path")
-    found = [path for place in (folder, folder / "onnx") for path in place.glob("*.onnx") if path.is_file()]
+        what = "a file" if folder.is_file() else "no such folder"
+        raise ModelError(f"{folder}: {what}, expected a folder with an ONNX graph; give its path")
+    places = [place for place in (folder, folder / "onnx") if place.is_dir()]
+    found = [path for place in places for path in place.iterdir() if path.suffix == ".onnx" and path.is_file()]
     graphs = sorted(path.relative_to(folder).as_posix() for path in found)
     if not graphs:
         raise ModelError(f"{folder}: no .onnx file in it or in its onnx/, expected one; export a checkpoint with q3-export")

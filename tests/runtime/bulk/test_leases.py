@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from q3_runtime import durable
 from q3_runtime.bulk import leases
 from q3_runtime.bulk.folder import OutFolder, here
 from q3_runtime.bulk.leases import Lease, is_current
@@ -224,3 +225,73 @@ def test_of_many_that_come_at_once_one_gets_it(place):
     for thread in together:
         thread.join()
     assert (len(got), len(refused)) == (1, 11)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell nothing of such processes")
+def test_a_killed_holder_for_which_nobody_has_waited_is_dead(place, holder):
+    """It is still listed, with its number and its time: as in a container whose first process does not reap."""
+    holder.kill()
+    while Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    with Lease(place, "shard-0-of-1") as lease:
+        assert lease.is_mine()
+
+
+def test_all_that_may_be_dead_are_watched_together_and_once(place, quick):
+    """An array of jobs after its nodes died: one after the other would take 15 s each, twice."""
+    for shard in range(8):
+        elsewhere(place, 3, 17, name=f"shard-{shard}-of-8")
+    said, started = [], time.monotonic()
+    with Lease(place, "shard-0-of-2", lambda other: other.endswith("-of-8"), say=said.append) as lease:
+        assert lease.is_mine()
+    assert time.monotonic() - started < 2 * leases.PATIENCE
+    assert [line.count("process 1 on another") for line in said] == [8]
+
+
+def test_one_of_many_that_counts_is_met_while_the_others_are_watched(place, quick):
+    over = threading.Event()
+
+    def count() -> None:
+        beat = 17
+        while not over.wait(0.05):
+            elsewhere(place, 3, beat := beat + 1, name="shard-5-of-8")
+
+    for shard in range(8):
+        elsewhere(place, 3, 17, name=f"shard-{shard}-of-8")
+    counting = threading.Thread(target=count)
+    counting.start()
+    try:
+        with (
+            pytest.raises(BusyError, match="shard-5-of-8"),
+            Lease(place, "shard-0-of-2", lambda other: other.endswith("-of-8"), say=lambda _: None),
+        ):
+            raise AssertionError
+    finally:
+        over.set()
+        counting.join()
+
+
+def test_without_hard_links_only_one_gets_it_too(place, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for number in range(60):
+            tokens, start = [], threading.Barrier(4)
+
+            def come(name=f"shard-{number}-of-60", tokens=tokens, start=start) -> None:
+                temporary = Lease(place, name)._written()
+                start.wait()
+                tokens.append(durable.publish(temporary, place.leases / f"{name}.000000001", reserve=True))
+
+            together = [threading.Thread(target=come) for _ in range(4)]
+            for thread in together:
+                thread.start()
+            for thread in together:
+                thread.join()
+            assert sorted(tokens) == [False] * 3 + [True]
+    finally:
+        sys.setswitchinterval(before)

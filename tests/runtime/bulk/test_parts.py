@@ -204,3 +204,35 @@ def test_a_complete_job_whose_part_is_gone_is_mended_by_the_same_command(folder,
     parts(out)[2].unlink()
     again(folder, whole, out)
     assert (out / "_SUCCESS").exists()
+
+
+class TestWhatMayBeLost:
+    """Every file but the parts."""
+
+    @pytest.mark.parametrize(
+        "name", ["_leases", "_quarantine", "manifest.json", "_SUCCESS", "_q3_job.json", "_q3_tasks.parquet"]
+    )
+    def test_the_same_command_makes_it_anew(self, name, folder, whole, out):
+        place = out / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        if name != "_leases":
+            assert bulk("verify", out, code=6).startswith("q3: error")
+        again(folder, whole, out)
+        assert place.exists()
+        bulk("verify", out)
+
+    def test_a_quarantine_that_was_cut_short_is_found(self, folder, tmp_path):
+        source = tmp_path / "a.jsonl"
+        source.write_text('{"text": "a"}\n' + "no\n" * 3)
+        bulk("run", folder, source, "--out", tmp_path / "out", code=8)
+        rows = tmp_path / "out/_quarantine/rows.jsonl"
+        lines = rows.read_text().splitlines(keepends=True)
+        rows.write_text("".join(lines[:2]))
+        assert "rows.jsonl: missing or cut short" in bulk("verify", tmp_path / "out", code=6)
+        bulk("run", folder, source, "--out", tmp_path / "out", code=8)
+        assert rows.read_text() == "".join(lines)
+
+    def test_a_file_among_the_parts_that_is_none_is_found(self, out):
+        """What the page names to read the vectors with would read it too."""
+        shutil.copy(parts(out)[0], out / "parts/000000/more.parquet")
+        assert "more.parquet: not of this job" in bulk("verify", out, code=6)

@@ -1,5 +1,6 @@
 """Every row of every file is in one task, whatever the format; ids that stand twice are found (B7, B12, B27)."""
 
+import os
 from pathlib import Path
 from random import Random
 
@@ -158,3 +159,36 @@ def test_the_same_files_give_the_same_plan_wherever_they_lie(tmp_path, place):
     assert planned(place, [path])[0] == planned(place, [copy])[0]
     copy.write_bytes(path.read_bytes().replace(b"29: ", b"92: "))
     assert planned(place, [path])[0] != planned(place, [copy])[0]
+
+
+def test_numbers_that_the_column_does_not_hold_come_out_as_strings(tmp_path, place):
+    pq.write_table(pa.table({"text": ["a", "b"], "key": pa.array([5, 1 << 63], pa.uint64())}), tmp_path / "a.parquet")
+    sources = find_sources([str(tmp_path / "a.parquet")], place.path)
+    assert plan(place, sources, Columns("text", "key"), 10).id_type == "string"
+
+
+def test_a_link_that_leads_nowhere_is_refused_or_left_out(tmp_path, place):
+    (tmp_path / "in").mkdir()
+    files.write(tmp_path / "in/a.txt", ["a"])
+    (tmp_path / "in/b.txt").symlink_to(tmp_path / "gone.txt")
+    sources = find_sources([str(tmp_path / "in")], place.path)
+    with pytest.raises(FileNotFoundError):
+        plan(place, sources, Columns("text", None), 10)
+    planned = plan(place, sources, Columns("text", None), 10, keep_going=True)
+    assert (planned.rows, [path for path, _ in planned.skipped]) == (1, [str(tmp_path / "in/b.txt")])
+
+
+def test_of_two_links_to_one_folder_the_first_by_name_is_followed(tmp_path, place, monkeypatch):
+    (tmp_path / "in/real").mkdir(parents=True)
+    files.write(tmp_path / "in/real/a.txt", ["a"])
+    for name in "zyx":
+        (tmp_path / "in" / name).symlink_to(tmp_path / "in/real")
+    walk = os.walk
+
+    def backwards(*args, **options):
+        for root, folders, names in walk(*args, **options):
+            folders.sort(reverse=True)
+            yield root, folders, names
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert [source.path for source in find_sources([str(tmp_path / "in")], place.path)] == [str(tmp_path / "in/real/a.txt")]

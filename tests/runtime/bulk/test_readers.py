@@ -1,7 +1,10 @@
 """A file read from any row on gives the rows that it gives from its beginning, and a row that is no text says why."""
 
+import codecs
 import gzip
 import json
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import bulk as files
 
-from q3_runtime.bulk.readers import MAX_LINE, rows
+from q3_runtime.bulk.readers import MAX_LINE, UTF_16, rows
 from q3_runtime.bulk.records import Columns
 from q3_runtime.bulk.sources import find_sources
 from q3_runtime.errors import InputError
@@ -66,6 +69,10 @@ def test_any_bytes_are_rows_or_one_clear_error_and_the_same_from_any_row(tmp_pat
     head = b"text\n" if ending == "csv" else b""
     path = tmp_path_factory.mktemp("any") / f"a.{ending}"
     path.write_bytes(head + content)
+    if (head + content)[:2] in UTF_16:
+        with pytest.raises(InputError, match="UTF-16"):
+            read(path)
+        return
     every = read(path)
     assert all((record.text is None) == (record.problem is not None) for record in every)
     for row, record in enumerate(every):
@@ -115,7 +122,10 @@ class TestLinesThatAreNoTexts:
     def test_a_line_that_is_too_long_is_one_row_of_csv_too(self, tmp_path):
         path = tmp_path / "a.csv"
         path.write_bytes(b"text\n" + b"x" * (MAX_LINE + 1) + b"\nnext\n")
-        assert [record.problem for record in read(path)] == [f"not CSV (a line of more than {MAX_LINE} bytes)", None]
+        assert [record.problem for record in read(path)] == [
+            f"not CSV (a line of more than {MAX_LINE} bytes), {MAX_LINE + 2} bytes from there on",
+            None,
+        ]
 
     def test_a_byte_order_mark_is_no_text(self, tmp_path):
         (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbffirst\nsecond")
@@ -214,7 +224,7 @@ def test_a_quote_that_is_never_closed_is_one_row_that_is_no_csv(tmp_path):
     (tmp_path / "a.csv").write_text('text\ngood\n"never closed\nmore\n')
     assert [(record.text, record.problem) for record in read(tmp_path / "a.csv")] == [
         ("good", None),
-        (None, "not CSV (unexpected end of data)"),
+        (None, "not CSV (unexpected end of data), 19 bytes from there on"),
     ]
 
 
@@ -286,3 +296,53 @@ class TestInputs:
         (tmp_path / "a.txt").write_text("x")
         with pytest.raises(InputError, match="given twice"):
             find_sources([str(tmp_path / "a.txt"), str(tmp_path)], NOWHERE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory")
+def test_memory_that_runs_short_is_no_damage_of_the_file(tmp_path):
+    """With --keep-going its rows would be quarantined for good."""
+    path = tmp_path / "a.parquet"
+    texts = [f"{row:06d}" * 14_000 for row in range(1000)]
+    pq.write_table(pa.table({"text": texts}), path, use_dictionary=False, compression="none", data_page_size=64 << 20)
+    code = """
+import resource, sys
+from pathlib import Path
+import pyarrow as pa
+from q3_runtime.bulk.readers import rows
+from q3_runtime.bulk.records import Columns
+from q3_runtime.bulk.sources import find_sources
+pa.set_memory_pool(pa.system_memory_pool())
+(source,) = find_sources([sys.argv[1]], Path("/nowhere"))
+size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + (60 << 20), resource.RLIM_INFINITY))
+try:
+    print({record.problem for record in rows(source, Columns("text", None))})
+except MemoryError as error:
+    print("short of memory")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "short of memory\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("ending", ["txt", "jsonl", "csv", "txt.gz"])
+def test_utf_16_is_named(ending, encoding, tmp_path):
+    content = codecs.BOM_UTF16_LE if encoding == "utf-16-le" else codecs.BOM_UTF16_BE
+    content += "text\r\nmore\r\n".encode(encoding)
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    with pytest.raises(InputError, match=r"a\.\S+: UTF-16, expected UTF-8; convert it"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([1, 1 << 63, (1 << 64) - 1], [1, 1 << 63, (1 << 64) - 1]),
+        ([-(1 << 63), 5], [-(1 << 63), 5]),
+    ],
+)
+def test_whole_numbers_of_64_bits_are_ids_with_a_sign_or_without(ids, expected, tmp_path):
+    kind = pa.uint64() if max(ids) >= 1 << 63 else pa.int64()
+    pq.write_table(pa.table({"text": ["a"] * len(ids), "key": pa.array(ids, kind)}), tmp_path / "a.parquet")
+    assert [record.id for record in read(tmp_path / "a.parquet", BOTH)] == expected

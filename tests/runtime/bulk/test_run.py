@@ -1,5 +1,6 @@
 """``q3 bulk run``: the vectors of Embedder.encode for every row, and a job that knows what it is (B5, B6, B10–B14)."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.support import bulk as files
 from tests.support.bulk import array, bulk, lost, manifest, part_hashes, vectors
@@ -299,3 +301,27 @@ class TestWhatIsRefused:
         code = "import sys\nfrom q3_runtime.cli import main\ntry: main(['bulk', 'run', '--help'])\n"
         code += "except SystemExit as end: assert not end.code\nassert not {'pyarrow', 'onnxruntime'} & set(sys.modules)"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_input_alone_is_one_input(kind, folder, tmp_path):
+    """A str is a sequence too, of names of one letter."""
+    source = files.write(tmp_path / "a.txt", TEXTS[:5])
+    assert run_bulk(folder, kind(source), tmp_path / "out").counts.embedded == 5
+
+
+def test_file_systems_without_links_between_folders_do(folder, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", refuse)
+    source = files.write(tmp_path / "a.txt", TEXTS[:5])
+    assert run_bulk(folder, [source], tmp_path / "out").counts.embedded == 5
+
+
+def test_hashes_as_ids_lose_no_row(folder, tmp_path):
+    keys = [(1 << 63) + row if row % 2 else row for row in range(20)]
+    table = pa.table({"text": TEXTS[:20], "key": pa.array(keys, pa.uint64())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert run_bulk(folder, [tmp_path / "a.parquet"], tmp_path / "out", id_column="key").is_whole
+    assert vectors(tmp_path / "out").column("id").to_pylist() == list(map(str, keys))
