@@ -4,6 +4,7 @@ import os
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
+from q3_runtime.commands.options import read_input
 from q3_runtime.errors import InputError, UsageError
 
 
@@ -58,7 +59,8 @@ def run(args: Namespace) -> int:
 
 def _api_key(path: Path | None) -> str | None:
     """From the file, else from the environment; never from the command line, which others on the machine can read."""
-    key = os.environ.get("Q3_API_KEY") if path is None else path.read_text("utf-8", "replace").strip()
+    key = os.environ.get("Q3_API_KEY") if path is None else read_input(path).decode("utf-8", "replace")
+    key = key and key.strip()  # a header's value has no space at its ends
     if key == "" or (key and not (key.isascii() and key.isprintable())):
         raise InputError(f"{path or 'Q3_API_KEY'}: not a key, expected a line of printable ASCII characters")
     return key

@@ -22,7 +22,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from q3_runtime.server import json_body, openapi
-from q3_runtime.server.endpoints import ENDPOINTS, Endpoint, Reply, for_body
+from q3_runtime.server.connection import ANSWERED
+from q3_runtime.server.endpoints import ENDPOINTS, Endpoint, Reply, dialect_of, for_body
 from q3_runtime.server.metrics import Metrics
 from q3_runtime.server.models import Models
 from q3_runtime.server.refusals import RefusedError, overloaded
@@ -84,7 +85,20 @@ def create_app(service: Service) -> ASGIApp:
     }  # fmt: skip
     routes = [Route(path, answer, methods=["GET"]) for path, answer in public.items()]
     routes += [Route(row.path, Handler(service, row), methods=["POST" if row.body else "GET"]) for row in ENDPOINTS]
-    app = Starlette(routes=routes, exception_handlers={404: _not_found, 405: _not_allowed})
+
+    def refused(request: Request, code: str, message: str, **headers: str) -> Response:
+        service.metrics.refused.labels(code).inc()
+        return _error(RefusedError(code, message, headers=headers), dialect_of(request.url.path))
+
+    async def not_found(request: Request, _: Exception) -> Response:
+        return refused(request, "not_found", f"no such path, here are {', '.join(row.path for row in ENDPOINTS)}")
+
+    async def not_allowed(request: Request, _: Exception) -> Response:
+        at_path = (route.methods or () for route in routes if route.path == request.url.path)
+        allowed = ", ".join(sorted(method for methods in at_path for method in methods))
+        return refused(request, "method_not_allowed", f"the method is not allowed, expected {allowed}", allow=allowed)
+
+    app = Starlette(routes=routes, exception_handlers={404: not_found, 405: not_allowed})
     app.router.redirect_slashes = False  # it would send text and key to wherever the Host header says
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,7 +160,8 @@ class Handler:
             if body is not None and (unknown := unknown_fields(body)):
                 headers["x-q3-ignored-fields"] = in_ascii(", ".join(unknown))
         except ClientDisconnect:
-            service.metrics.cancelled.labels(self._endpoint.path).inc()
+            if ANSWERED not in request.scope:
+                service.metrics.cancelled.labels(self._endpoint.path).inc()
             return None
         except RefusedError as refusal:
             service.metrics.refused.labels(refusal.code).inc()
@@ -260,21 +275,4 @@ def _error(refusal: RefusedError, dialect: str, request_id: str | None = None) -
     request_id = request_id or uuid4().hex
     response = _json(refusal.body(dialect, request_id), refusal.reason.status)
     response.headers.update({"x-request-id": request_id} | refusal.headers)
-    return response
-
-
-def _dialect(path: str) -> str:
-    return "openai" if path.startswith("/v") else "tei"
-
-
-async def _not_found(request: Request, _: Exception) -> Response:
-    there = ", ".join(row.path for row in ENDPOINTS)
-    return _error(RefusedError("not_found", f"no such path, here are {there}"), _dialect(request.url.path))
-
-
-async def _not_allowed(request: Request, error: Exception) -> Response:
-    allowed = getattr(error, "headers", None) or {}
-    refusal = RefusedError("method_not_allowed", f"the method is not allowed, expected {allowed.get('Allow', 'another')}")
-    response = _error(refusal, _dialect(request.url.path))
-    response.headers.update(allowed)
     return response

@@ -17,6 +17,8 @@ import h11
 import orjson
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from q3_runtime.server.endpoints import dialect_of
+from q3_runtime.server.metrics import Metrics
 from q3_runtime.server.refusals import RefusedError
 
 MOST_HEADERS = 64
@@ -31,6 +33,8 @@ WRITE_SECONDS = 60.0
 LINGER_SECONDS = 2.0
 """An answer that comes before the whole request was read is lost when the connection is closed at once; so the rest is read
 and thrown away for so long."""
+ANSWERED = "q3.answered"
+"""Key of a request's scope: the connection has answered it, its client has not left."""
 CODES = {
     400: "bad_request",
     408: "request_timeout",
@@ -112,8 +116,9 @@ class Lingering:
 class Connection(H11Protocol):
     """uvicorn's protocol for HTTP/1.1, with limits and deadlines."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, metrics: Metrics, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._metrics = metrics
         self._limited = LimitedConnection()
         self.conn = self._limited
         self._phase: str | None = None
@@ -213,7 +218,9 @@ class Connection(H11Protocol):
         """An error that no route has seen, unless an answer is under way; the connection ends with it."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             refused = RefusedError(CODES.get(status, "bad_request"), message)
-            content = orjson.dumps(refused.body("tei", uuid4().hex))
+            self._metrics.refused.labels(refused.code).inc()
+            dialect = "tei" if self.cycle is None else dialect_of(self.cycle.scope["path"])
+            content = orjson.dumps(refused.body(dialect, uuid4().hex))
             headers = [("content-type", "application/json"), ("content-length", str(len(content))), ("connection", "close")]
             parts: list[h11.Event] = [h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])]
             if self._limited.method != b"HEAD":
@@ -222,6 +229,7 @@ class Connection(H11Protocol):
                 for part in [*parts, h11.EndOfMessage()]:
                     self._lingering.write(self.conn.send(part) or b"")
         if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.scope[ANSWERED] = True  # type: ignore[literal-required]
             self.cycle.disconnected = True  # whoever still works on it need not
             self.cycle.message_event.set()
         self._lingering.close()

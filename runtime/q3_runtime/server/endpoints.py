@@ -170,6 +170,7 @@ ENDPOINTS = [
     Endpoint("/decode", decode, schemas.DecodeRequest, "tei", "Texts of token ids"),
     RERANK,
     Endpoint("/", embed, schemas.EmbedRequest, "tei", "/embed, /similarity or /rerank, by the body"),
+    Endpoint("/invocations", embed, schemas.EmbedRequest, "tei", "The same, as SageMaker calls it"),
     Endpoint("/v1/embeddings", embeddings, schemas.EmbeddingsRequest, "openai", "Vectors of texts, as OpenAI has it"),
     Endpoint("/embeddings", embeddings, schemas.EmbeddingsRequest, "openai", "The same"),
     DOCUMENTS,
@@ -177,12 +178,18 @@ ENDPOINTS = [
     Endpoint("/info", info, None, "tei", "What is served"),
     Endpoint("/v1/models", list_models, None, "openai", "Names of what is served"),
 ]
-BY_BODY = {"/rerank": [RERANK, DOCUMENTS], "/": [EMBED, SIMILARITY, RERANK]}
+_BY_FIELDS = [EMBED, SIMILARITY, RERANK]
+BY_BODY = {"/rerank": [RERANK, DOCUMENTS], "/": _BY_FIELDS, "/invocations": _BY_FIELDS}
 """Paths whose body tells what is wanted, and in which dialect."""
 
 
+def dialect_of(path: str) -> str:
+    """Of an error on that path, whether it is a route or not."""
+    return next((row.dialect for row in ENDPOINTS if row.path == path), "openai" if path.startswith("/v") else "tei")
+
+
 def for_body(endpoint: Endpoint, body: dict[str, Any]) -> Endpoint:
-    """What a body asks for: on ``/rerank`` ``texts`` or ``documents`` tell, on ``/`` the fields of the route.
+    """What a body asks for: on ``/rerank`` ``texts`` or ``documents`` tell, on ``/`` and its like the fields of the route.
 
     Raises:
         RefusedError: both or neither of ``texts`` and ``documents``.
@@ -192,7 +199,7 @@ def for_body(endpoint: Endpoint, body: dict[str, Any]) -> Endpoint:
             found = "both given" if "texts" in body else "neither given"
             raise RefusedError("invalid_value", f"`texts` and `documents`: {found}, expected one of them", param="texts")
         return DOCUMENTS if "documents" in body else RERANK
-    if endpoint.path == "/":
+    if endpoint.path in BY_BODY:
         return RERANK if "texts" in body else SIMILARITY if isinstance(body.get("inputs"), dict) else EMBED
     return endpoint
 

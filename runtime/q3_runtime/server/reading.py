@@ -13,7 +13,8 @@ MOST_CHARACTERS = 8_000_000
 """Read for one request; what is put in front of each text counts each time."""
 REQUESTS_AT_ONCE = 4
 """Of so many; what is more gets 429."""
-THREADS = 2
+MANY_CHARACTERS = 65_536
+"""What has more is read in a thread of its own, some .2 s a million, so that nothing shorter waits for it."""
 
 Found = TypeVar("Found")
 
@@ -22,12 +23,13 @@ class Reader:
     """Threads that tokenize, for one model."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(THREADS, "q3-serve-reader")
+        self._few, self._many = (ThreadPoolExecutor(1, f"q3-serve-reader-{name}") for name in ("few", "many"))
         self._characters = 0
 
     def close(self) -> None:
         """Begin nothing more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._few, self._many):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, characters: int, work: Callable[[], Found]) -> Found:
         """What ``work`` gives; in a thread where there are many characters to read.
@@ -44,6 +46,7 @@ class Reader:
             raise overloaded()
         self._characters += characters
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            thread = self._many if characters > MANY_CHARACTERS else self._few
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
         finally:
             self._characters -= characters

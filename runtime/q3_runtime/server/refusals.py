@@ -100,14 +100,16 @@ def overloaded(**headers: str) -> RefusedError:
 def refusal_of(error: Q3Error, place: Callable[[int], str]) -> RefusedError:
     """What the runtime raises for one request, as its refusal; ``place`` names a text of the request by its path."""
     if isinstance(error, TooLongError):
-        given = f"`inputs` must have less than {error.limit} tokens. Given: {error.tokens}"
+        given = f"`inputs` must have less than {error.limit} tokens. Given: {error.given}"
         return RefusedError("text_too_long", given, param=place(error.index))
     if isinstance(error, TextError):
         return RefusedError("invalid_text", str(error))
+    where = None if error.row is None else place(error.row)
     if isinstance(error, NonFiniteError):
-        return RefusedError("non_finite_output", f"Inference failed: {error}")
+        said = f"Inference failed: the {error.what} of `{where}` is not finite or is zero; use another quant of this model"
+        return RefusedError("non_finite_output", said, param=where)
     if isinstance(error, TooLargeError):
-        return RefusedError("out_of_memory", f"Inference failed: {error}")
+        return RefusedError("out_of_memory", f"Inference failed: `{where}` {error.lack}; shorten or split it", param=where)
     if isinstance(error, InputError | UsageError):
         return RefusedError("invalid_value", str(error))
     return RefusedError("wrong_model", str(error))

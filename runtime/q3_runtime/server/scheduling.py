@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from q3_runtime.errors import Q3Error
 from q3_runtime.server.metrics import Metrics
 from q3_runtime.server.refusals import RefusedError, overloaded
 from q3_runtime.server.waiting import Ids, Row, Waiting
@@ -120,15 +121,23 @@ class Scheduler:
         for lane in (self._short, self._long):
             lane.thread.shutdown(wait=False, cancel_futures=True)
 
-    def _admit(self, ids: Sequence[Ids], alone: Callable[[Ids], Any] | None) -> Job:
-        job, most = Job(ids, alone), self._limits.queue_tokens
-        if job.tokens > most:
-            raise RefusedError(
-                "too_many_tokens", f"the request has {job.tokens} tokens, expected at most {most}; send it in parts"
-            )
-        if self.tokens + job.tokens > most:
+    def check_room(self, tokens: int, *, at_least: bool = False) -> None:
+        """Whether a request of so many would be admitted, or of ``at_least`` so many.
+
+        Raises:
+            RefusedError: too many, now or ever.
+        """
+        most = self._limits.queue_tokens
+        if tokens > most:
+            found = f"at least {tokens}" if at_least else f"{tokens}"
+            raise RefusedError("too_many_tokens", f"the request has {found} tokens, expected at most {most}; send it in parts")
+        if self.tokens + tokens > most:
             wait = min(MOST_PATIENCE, math.ceil(self.tokens / self._rate))
             raise overloaded(**{"retry-after": str(max(1, wait))})
+
+    def _admit(self, ids: Sequence[Ids], alone: Callable[[Ids], Any] | None) -> Job:
+        job = Job(ids, alone)
+        self.check_room(job.tokens)
         self.tokens += job.tokens
         self._metrics.waiting_tokens.labels(self._name).set(self.tokens)
         for lane in (self._short, self._long):
@@ -193,14 +202,16 @@ class Scheduler:
             for row in rows:
                 if not row.owner.done.done():
                     await self._run_batch(lane, [row])
-        elif not rows[0].owner.done.done():
-            rows[0].owner.done.set_exception(error)
+        else:
+            self._finish(rows[0], error)
 
     def _finish(self, row: Row, result: Any) -> None:
         job: Job = row.owner
         if job.done.done():  # refused, or its client has left
             return
         if isinstance(result, Exception):
+            if isinstance(result, Q3Error):
+                result.row = row.index
             job.done.set_exception(result)
             return
         job.results[row.index] = result

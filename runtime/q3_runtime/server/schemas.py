@@ -197,7 +197,7 @@ class DocumentsRequest(Body):
     query: Text
     documents: Documents
     top_n: Count | None = None
-    return_documents: bool = False
+    return_documents: bool | None = None
     instruction: Text | None = Field(None, description="The task in English, instead of the model's own.")
 
 

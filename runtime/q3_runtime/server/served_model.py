@@ -73,7 +73,7 @@ class ServedModel:
         self.name, self.model, self.auto_truncate = name, model, auto_truncate
         self.kind = model.manifest.kind
         source = str(model.manifest.source["id"])
-        self.aliases = {name, model.folder.name, source, source.rpartition("/")[2]}
+        self.aliases = {name, model.folder.resolve().name, source, source.rpartition("/")[2]}
         self._metrics = metrics
         self._values = 0
         self.reader = Reader()
@@ -81,7 +81,7 @@ class ServedModel:
 
     def prepare(self) -> None:
         """Load what would hold up the first request that needs it."""
-        _ = self.vocabulary
+        _ = self.vocabulary, self.tokenizer.longest_token
 
     def close(self) -> None:
         """Run nothing more."""
@@ -238,7 +238,8 @@ class ServedModel:
         return self.tokenizer.fitted(ended, cut, side, index=index)
 
     async def _tokenized(self, work: Work, asked: Asked, in_front: int, encode: Callable[[], list[Encoded]]) -> list[Ids]:
-        """``in_front`` are the characters that each text gets."""
+        """``in_front`` are the characters that each text gets. What cannot be admitted is not read."""
+        self._scheduler.check_room(sum(self._least_tokens(item, in_front) for item in asked.inputs), at_least=True)
         started = monotonic()
         try:
             encoded = await self.reader.run(work.characters + in_front * len(asked.inputs), encode)
@@ -253,6 +254,11 @@ class ServedModel:
         for item in encoded:
             self._metrics.text_tokens.labels(self.name).observe(len(item.ids))
         return [item.ids for item in encoded]
+
+    def _least_tokens(self, item: str | list[int], in_front: int) -> int:
+        """Of an item: no token stands for more characters than the longest of the vocabulary."""
+        tokens = 1 + (in_front + len(item)) // self.tokenizer.longest_token if isinstance(item, str) else 1
+        return min(tokens, self.model.manifest.max_tokens)
 
     async def _answer(self, ids: list[Ids], work: Work, asked: Asked, alone: Callable[[Ids], Any] | None = None) -> list[Any]:
         try:

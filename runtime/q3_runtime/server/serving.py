@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import errno
 import ipaddress
 import os
 import re
@@ -13,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 
@@ -99,8 +101,9 @@ def serve(options: Options, service: Service) -> None:
 
 
 async def _serve(options: Options, service: Service, listener: socket.socket) -> None:
+    protocol: Any = partial(Connection, service.metrics)  # uvicorn only calls it
     config = uvicorn.Config(
-        create_app(service), http=Connection, ws="none", lifespan="off", loop="asyncio", log_config=None, log_level="error",
+        create_app(service), http=protocol, ws="none", lifespan="off", loop="asyncio", log_config=None, log_level="error",
         access_log=False, server_header=False, proxy_headers=False, backlog=BACKLOG, timeout_keep_alive=int(IDLE_SECONDS),
         timeout_graceful_shutdown=STOP_SECONDS,
     )  # fmt: skip
@@ -190,9 +193,10 @@ def _listening(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError) as error:  # of a name that is none: it is encoded first
+        is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         raise StorageError(
             f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}; "
-            "stop what listens there, or pass another --port (0 takes a free one)"
+            f"{'stop what listens there, or ' if is_taken else ''}pass another --port (0 takes a free one) or --host"
         ) from error
     return listener
 

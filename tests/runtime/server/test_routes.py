@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +257,52 @@ def test_the_side_that_is_cut_can_be_chosen(served, int8):
 
 def test_health_readiness_and_liveness(served):
     assert [served.get(path).status for path in ("/health", "/ready", "/live", "/ping", "/metrics", "/")] == [200] * 6
+
+
+def test_invocations_is_the_root_by_another_name(served):
+    for body in ({"inputs": TEXTS[0]}, {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS}}):
+        assert served.post("/invocations", body).content == served.post("/", body).content
+    assert served.post("/invocations", {"query": TEXTS[0], "texts": TEXTS}).content[0].keys() == {"index", "score"}
+
+
+def test_null_is_what_is_not_given(served):
+    body = {"model": "judge", "query": TEXTS[0], "documents": TEXTS, "top_n": None, "return_documents": None}
+    assert "document" not in served.post("/v1/rerank", body).content["results"][0]
+
+
+def test_methods_of_all_routes_of_a_path_are_allowed(served):
+    assert served.ask("PUT", "/").headers["allow"] == "GET, HEAD, POST"
+    assert served.ask("PUT", "/embed").headers["allow"] == "POST"
+
+
+def test_every_error_is_counted_and_a_client_that_is_too_slow_has_not_left(mini_folder, tmp_path):
+    with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log", seconds={"BODY_SECONDS": 0.3}) as server:
+        server.ask("GET", "/nothing")
+        server.ask("PUT", "/embed")
+        for path in (b"/v1/embeddings", b"/embeddings", b"/embed"):
+            said = server.raw(
+                b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{" % path
+            )
+            assert said.startswith(b"HTTP/1.1 408 ")
+            error = json.loads(said.split(b"\r\n\r\n")[1])["error"]
+            assert isinstance(error, str if path == b"/embed" else dict)
+        metrics = server.get("/metrics").content
+        for code, count in {"not_found": 1, "method_not_allowed": 1, "request_timeout": 3}.items():
+            assert f'q3_refused_total{{code="{code}"}} {count}.0' in metrics
+        assert "q3_cancelled_total{" not in metrics
+
+
+def test_what_the_queue_never_holds_is_refused_unread(mini_folder, tmp_path):
+    with serving("--model", f"mini={mini_folder}:int8", "--max-queue-tokens", "100", log=tmp_path / "log") as server:
+        answer = server.post("/embed", {"inputs": ["word " * 20_000] * 3})
+        assert (answer.status, answer.content["code"]) == (413, "too_many_tokens")
+        assert 'q3_tokenization_seconds_count{model="mini"}' not in server.get("/metrics").content
+        assert server.post("/embed", {"inputs": "word"}).status == 200
+
+
+def test_a_model_is_called_by_its_folder_however_that_was_given_and_a_key_without_its_line_end(mini_folder, tmp_path):
+    place = os.path.relpath(mini_folder)
+    with serving("--model", f"{place}/.:int8", log=tmp_path / "log", environment={"Q3_API_KEY": "abc \n"}) as server:
+        key = {"authorization": "Bearer abc"}
+        for name, status in ((mini_folder.name, 200), ("", 404)):
+            assert server.post("/embed", {"inputs": "a", "model": name}, **key).status == status

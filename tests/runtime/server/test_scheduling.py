@@ -1,14 +1,16 @@
 """The queue of a model: whole requests or none, long texts beside short ones, and nobody fails for another's row."""
 
 import asyncio
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from q3_runtime.errors import NonFiniteError
+from q3_runtime.errors import NonFiniteError, TooLargeError, TooLongError
 from q3_runtime.server.metrics import Metrics
-from q3_runtime.server.refusals import RefusedError
+from q3_runtime.server.reading import Reader
+from q3_runtime.server.refusals import RefusedError, refusal_of
 from q3_runtime.server.scheduling import LONG, Limits, Scheduler
 
 SHORT_RUN, LONG_RUN = 0.02, 0.6
@@ -128,3 +130,63 @@ def test_only_the_request_fails_whose_row_is_wrong():
         assert (await scheduler.answer(texts(10)))[0] == [10]
 
     run(scenario)
+
+
+def test_an_error_says_of_which_text_of_its_request_it_is_whatever_batch_that_was_in():
+    async def scenario(scheduler):
+        blocked = asyncio.ensure_future(scheduler.answer(texts(20)))
+        await asyncio.sleep(0.005)
+        found = await asyncio.gather(scheduler.answer(texts(10, 10, 7)), scheduler.answer(texts(10)), return_exceptions=True)
+        await blocked
+        assert (type(found[0]), found[0].row) == (NonFiniteError, 2)
+
+    run(scenario)
+
+
+def test_what_cannot_be_admitted_is_known_before_it_is_read():
+    async def scenario(scheduler):
+        first = asyncio.ensure_future(scheduler.answer(texts(60, 20)))
+        await asyncio.sleep(0)
+        scheduler.check_room(20)
+        for tokens, code in ((21, "overloaded"), (101, "too_many_tokens")):
+            with pytest.raises(RefusedError) as refused:
+                scheduler.check_room(tokens)
+            assert refused.value.code == code
+        await first
+
+    run(scenario, Limits(queue_tokens=100))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NonFiniteError([0]), "Inference failed: the vector of `input[2]` is not finite or is zero"),
+        (
+            TooLargeError(0, 900, 5_000_000, 1_000_000),
+            "Inference failed: `input[2]` with 900 tokens needs about 5 MB of memory",
+        ),
+    ],
+)
+def test_what_failed_is_named_by_its_place_in_the_request(error, said):
+    error.row = 2
+    refusal = refusal_of(error, lambda index: f"input[{index}]")
+    assert refusal.param == "input[2]"
+    assert refusal.message.startswith(said)
+
+
+def test_the_tokens_of_a_text_that_was_cut_before_they_were_counted_are_a_least_number():
+    refusal = refusal_of(TooLongError(0, 100, 50, at_least=True), lambda index: f"input[{index}]")
+    assert refusal.message == "`inputs` must have less than 50 tokens. Given: at least 100"
+
+
+def test_a_short_request_is_read_while_long_ones_are():
+    async def main():
+        reader, over = Reader(), threading.Event()
+        long = [asyncio.ensure_future(reader.run(2_000_000, over.wait)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(reader.run(5000, lambda: "read"), 5) == "read"
+        over.set()
+        assert await asyncio.gather(*long) == [True] * 3
+        reader.close()
+
+    asyncio.run(main())
