@@ -13,6 +13,7 @@ from q3_export.chat_template import chat_template
 from q3_export.checkpoint import Checkpoint
 from q3_export.config_check import read_json
 from q3_export.recipes import Recipe
+from q3_export.side_files import normalizes
 from q3_export.tokenizer_check import PAD_TOKEN
 from q3_runtime.durable import sync_tree
 from q3_runtime.hash_memory import sha256
@@ -27,14 +28,17 @@ POOLING_MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens
 def write_side_files(checkpoint: Checkpoint, graphs: Iterable[str], folder: Path) -> list[str]:
     """Tokenizer, configs and what sentence-transformers reads; returns their names.
 
-    config.json says which ``graphs`` the folder has, for transformers.js; tokenizer.json is copied byte for byte.
+    config.json says which ``graphs`` the folder has, for transformers.js; tokenizer.json is copied byte for byte, but for a
+    padding or truncation that somebody's last call has left in it.
     The rest is made as the published models have it: newer sentence-transformers write 1_Pooling in a form that TEI does not
     read. A reranker's own files describe the logits of every token, where the graph gives one score.
     """
     source = checkpoint.folder
-    shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
+    _write_tokenizer(source / "tokenizer.json", folder / "tokenizer.json")
     tokenizer_config = read_json(source / "tokenizer_config.json") if (source / "tokenizer_config.json").is_file() else {}
     tokenizer_config = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": PAD_TOKEN} | tokenizer_config
+    if isinstance(tokenizer_config.get("extra_special_tokens"), list):  # as transformers 5 writes what 4 calls otherwise
+        tokenizer_config["additional_special_tokens"] = tokenizer_config.pop("extra_special_tokens")
     tokenizer_config |= {"padding_side": "left", "model_max_length": checkpoint.max_tokens}
     special = ("eos_token", "pad_token", "additional_special_tokens")
     made = MADE[checkpoint.kind](checkpoint)
@@ -44,7 +48,8 @@ def write_side_files(checkpoint: Checkpoint, graphs: Iterable[str], folder: Path
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     for name, content in made.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        if name in COPIED and checkpoint.kind == "embedding" and (source / name).is_file():
+        is_whole = name != "modules.json" or ((source / name).is_file() and normalizes(source))  # the graph does
+        if name in COPIED and checkpoint.kind == "embedding" and (source / name).is_file() and is_whole:
             shutil.copyfile(source / name, folder / name)
         elif isinstance(content, str):
             (folder / name).write_text(content, encoding="utf-8")
@@ -135,6 +140,14 @@ def _hints(graphs: Iterable[str]) -> dict[str, Any]:
     """For transformers.js: the type to take, found by its suffix, and that weights are in a file of their own."""
     present = {name: QUANTS[name].onnx_file for name in CPU_ORDER if QUANTS[name].onnx_file in set(graphs)}
     return {"dtype": next(iter(present)), "use_external_data_format": {Path(file).name: 1 for file in present.values()}}
+
+
+def _write_tokenizer(source: Path, target: Path) -> None:
+    content = read_json(source)
+    if content.get("padding") or content.get("truncation"):
+        _write_json(target, content | {"padding": None, "truncation": None})
+    else:
+        shutil.copyfile(source, target)
 
 
 def _write_json(path: Path, content: object) -> None:

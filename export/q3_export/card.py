@@ -104,12 +104,22 @@ def card(manifest: Manifest) -> str:
     note = f"\n\nThe floor was lowered by hand for: {', '.join(lowered)}." if lowered else ""
     if lossy := [name for name, entry in manifest.quants.items() if entry.has_int8_products]:
         note += LOSSY.format(names=", ".join(lossy), entry=PRECISE)
-    query = manifest.prompts.get("query", "").replace("\n", "\\n")
     file = manifest.quants[first].onnx_file
     dtype = next(name for name, quant in QUANTS.items() if quant.onnx_file == file)
     parts = [manifest.kind, *(["token_states"] if "last_hidden_state" in manifest.quants[first].outputs else [])]
     usage = "".join(files("q3_export").joinpath("data", f"card_{part}.md").read_text("utf-8") for part in parts)
-    return head + rows + note + "\n" + usage.format(quant=first, file=file, dtype=dtype, query=query, dims=manifest.dims)
+    prompts = _prompts(manifest)
+    return head + rows + note + "\n" + usage.format(quant=first, file=file, dtype=dtype, prompts=prompts, dims=manifest.dims)
+
+
+def _prompts(manifest: Manifest) -> str:
+    """What is put in front of texts, in a sentence."""
+    query, document = (manifest.prompts.get(name, "").replace("\n", "\\n") for name in ("query", "document"))
+    if not query and not document:
+        return "Nothing is put in front of queries or documents."
+    front = [f"`{text}`" if text else "nothing" for text in (query, document)]
+    note = "; there is no space after `Query:`" if query.endswith("Query:") else ""
+    return f"In front of queries goes {front[0]}, in front of documents {front[1]}{note}."
 
 
 def _row(form: Form, name: str, entry: QuantEntry) -> str:

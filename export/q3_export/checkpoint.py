@@ -58,19 +58,24 @@ class Checkpoint:
 
     @property
     def max_tokens(self) -> int:
-        """Longest text in tokens, the final one counted."""
-        return min(int(self.raw_config["max_position_embeddings"]), MAX_TOKENS)
+        """Longest text in tokens, the final one counted; sentence-transformers' own limit of an embedding model too."""
+        own = side_files.max_seq_length(self.folder) if self.kind == "embedding" else None
+        return min(int(self.raw_config["max_position_embeddings"]), MAX_TOKENS, own or MAX_TOKENS)
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Prompt name → text, the checkpoint's own, else the official ones; of a reranker the parts of its template."""
+        """Prompt name → text, the checkpoint's own, where it has a list of them, else the official ones.
+
+        ``query`` and ``document`` are always there, as sentence-transformers takes none for a name that is not. Of a reranker
+        the parts of its template.
+        """
         path = self.folder / "config_sentence_transformers.json"
         own = config_check.read_json(path).get("prompts") if path.is_file() else None
         if own is not None and not (isinstance(own, dict) and all(isinstance(text, str) for text in own.values())):
             raise ModelError(f"{path}: prompts are {own!r}, expected names and texts; download it again")
         if self.kind == "reranker":
             return OFFICIAL.as_prompts() | ({"instruction": own["query"]} if own and own.get("query") else {})
-        return dict(own or OFFICIAL_PROMPTS)
+        return dict(OFFICIAL_PROMPTS) if own is None else {"query": "", "document": ""} | own
 
     def head(self) -> torch.Tensor:
         """Rows of yes and no in the head of a reranker, float32 [2, D]; without one of its own it is the token embeddings.
@@ -176,6 +181,8 @@ def open_checkpoint(
     found, pad_id = check_tokenizer(folder / "tokenizer.json", config["vocab_size"], kind, stated)
     if found == "embedding":
         side_files.check_pooling(folder)
+        side_files.check_similarity(folder)
+        side_files.max_seq_length(folder)
     if found == "reranker":
         side_files.answer_ids(folder)
     if found == "reranker" and not config.get("tie_word_embeddings") and "lm_head.weight" not in places:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from q3_export.recipes import DEFAULT_QUANT, LAYOUTS, RECIPES
 from q3_export.specs import SPECS
-from q3_runtime.command_line import print_json, run_safely
+from q3_runtime.command_line import Parser, print_json, run_safely
 from q3_runtime.errors import UsageError
 
 NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "onnxruntime")
@@ -25,7 +25,7 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _export_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="q3-export",
         description="Export a Qwen3-Embedding or -Reranker checkpoint to an ONNX folder that carries its measured fidelity.",
         epilog="q3-export verify DIR --model MODEL compares a folder with PyTorch, computed now; see q3-export verify --help.",
@@ -58,7 +58,7 @@ def _export_parser() -> argparse.ArgumentParser:
 
 
 def _verify_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="q3-export verify", description="Compare a folder with PyTorch, computed now.")
+    parser = Parser(prog="q3-export verify", description="Compare a folder with PyTorch, computed now.")
     parser.add_argument("folder", metavar="DIR", help="folder made by q3-export")
     parser.add_argument("--model", required=True, help=f"what it was made from: one of {KEYS}, a folder, or ORG/NAME")
     parser.add_argument("--quant", help="verify only this quant (default: all that are present)")

@@ -19,6 +19,8 @@ def read_json(path: Path, fault: str | None = None) -> dict[str, Any]:
     """A JSON object from a file of the checkpoint."""
     try:
         content = json.loads(path.read_text("utf-8"))
+    except PermissionError:
+        raise
     except OSError as error:
         raise ModelError(
             f"{path}: cannot be read ({error.strerror}), expected a Qwen3 checkpoint; download it again", fault=fault
@@ -73,13 +75,14 @@ def check_config(path: Path) -> dict[str, Any]:
                 f"{path}: {name} is {config.get(name)!r}, expected a positive whole number below 2**31; download it again",
                 fault="E_SHAPE",
             )
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope = rope if isinstance(rope, dict) else {"rope_type": rope}
-    numbers = {
-        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
-        "rope_theta": rope.get("rope_theta", config.get("rope_theta", 1e4)),
-    }
-    for name, number in numbers.items():
+    # transformers takes rope_scaling where both are there
+    ropes = [config[name] for name in ("rope_scaling", "rope_parameters") if config.get(name)]
+    ropes = [rope if isinstance(rope, dict) else {"rope_type": rope} for rope in ropes]
+    types = [rope.get("rope_type", rope.get("type", "default")) for rope in ropes]
+    types += [f"one for {name}" for rope in ropes for name in rope if isinstance(rope[name], dict)]
+    thetas = [rope["rope_theta"] for rope in ropes if "rope_theta" in rope] or [config.get("rope_theta", 1e4)]
+    numbers = [("rms_norm_eps", config.get("rms_norm_eps", 1e-6)), *(("rope_theta", theta) for theta in thetas)]
+    for name, number in numbers:
         if type(number) not in (int, float) or not 0 < number < math.inf:
             raise ModelError(f"{path}: {name} is {number!r}, expected a positive number; download it again", fault="E_SHAPE")
     layers = config.get("layer_types") or ["full_attention"]
@@ -87,7 +90,7 @@ def check_config(path: Path) -> dict[str, Any]:
     wanted = {
         "hidden_act": (config.get("hidden_act", "silu"), "silu"),
         "attention_bias": (config.get("attention_bias", False), False),
-        "rope type": (rope.get("rope_type", rope.get("type", "default")), "default"),
+        "rope type": (next((kind for kind in types if kind != "default"), "default"), "default"),
         "use_sliding_window": (config.get("use_sliding_window", False), False),
         "layer_types": ((other_layers or ["full_attention"])[0], "full_attention"),
         "quantization_config": (config.get("quantization_config"), None),

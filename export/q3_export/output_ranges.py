@@ -14,8 +14,14 @@ MIN_WIDTH = 1e-4
 """Of a dimension that never changes."""
 
 
+LEAST_TEXTS = 64
+"""Fewer show too little: int8 vectors of mini had a mean cosine of .992 with the ranges of 8 texts, .999 with those of 24."""
+
+
 def output_ranges(vectors: npt.NDArray[np.float32]) -> dict[str, list[float]]:
-    """Unit vectors of the calibration texts, float32 [N, D] → ``output_ranges`` of the manifest."""
+    """Unit vectors of the calibration texts, float32 [N, D] → ``output_ranges`` of the manifest; none of too few texts."""
+    if len(vectors) < LEAST_TEXTS:
+        return {}
     low, high = vectors.min(axis=0).astype(np.float64), vectors.max(axis=0).astype(np.float64)
     room = MARGIN * np.maximum(high - low, MIN_WIDTH)
     return {"min": (low - room).round(6).tolist(), "max": (high + room).round(6).tolist()}

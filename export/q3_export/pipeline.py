@@ -119,8 +119,12 @@ def export_model(
 
         traced = trace(checkpoint.config)
         manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]))
+        if plan.add and staging.existing is not None and checkpoint.revision is None:  # it was called something when it began
+            manifest.source, manifest.license = staging.existing.source, staging.existing.license
         if checkpoint.kind == "embedding":
             manifest.output_ranges = plan.output_ranges or output_ranges(reference.calibration)
+            if not manifest.output_ranges:
+                say(f"no int8 or uint8 vectors with this folder: {len(others)} calibration texts do not show their ranges")
         judge = None if no_verify else Judge(checkpoint.kind, min_cosine, device=device, progress=progress)
         for recipe in recipes:
             maker = Maker(traced, checkpoint, recipe, reference, folder, pooled_only=pooled_only, progress=progress)

@@ -12,7 +12,7 @@ from q3_export.verification import provider_of
 from q3_runtime.batching import BATCH_TOKENS
 from q3_runtime.errors import ProviderError, StorageError
 from q3_runtime.memory import ModelSizes, available_memory
-from q3_runtime.session import cuda_loads
+from q3_runtime.session import WITH_CUDA, cuda_loads
 
 BESIDE_WEIGHTS = 64_000_000
 """Bytes on the disk beside the weights: tokenizer, graphs, golden vectors."""
@@ -34,7 +34,7 @@ def check_device(device: str, verified: Collection[str]) -> None:
     if there and not cuda_loads():
         raise ProviderError(
             f"device 'cuda': onnxruntime, which verifies {', '.join(there)} there, finds no CUDA here; leave out --device, or "
-            "type: pip uninstall -y onnxruntime && pip install 'q3-onnx[gpu]'"
+            f"type: {WITH_CUDA}"
         )
 
 

@@ -57,6 +57,48 @@ def check_pooling(folder: Path) -> None:
         raise ModelError(f"{path}: pooling is {found}, expected lasttoken; only last-token models are exported", fault="E_ARCH")
 
 
+def max_seq_length(folder: Path) -> int | None:
+    """Where sentence-transformers cuts the texts of this model; None: it says nothing.
+
+    Raises:
+        ModelError: no length, or texts are to be written in small letters first, which no tokenizer of a folder does.
+    """
+    path = folder / "sentence_bert_config.json"
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if content.get("do_lower_case"):
+        raise ModelError(
+            f"{path}: do_lower_case is {content['do_lower_case']!r}, expected false; a model that wants it is not exported",
+            fault="E_ARCH",
+        )
+    length = content.get("max_seq_length")
+    if length is not None and (type(length) is not int or length < 2):
+        raise ModelError(f"{path}: max_seq_length is {length!r}, expected a whole number of at least 2; correct it")
+    return length
+
+
+def check_similarity(folder: Path) -> None:
+    """Vectors come out with length 1, which a model that is compared by more than their direction must ask for.
+
+    Raises:
+        ModelError: it has no Normalize, and its similarity is not the cosine.
+    """
+    path = folder / "config_sentence_transformers.json"
+    name = read_json(path).get("similarity_fn_name") if path.is_file() else None
+    if name not in (None, "cosine") and (folder / "modules.json").is_file() and not normalizes(folder):
+        raise ModelError(
+            f"{path}: similarity_fn_name is {name!r} of vectors that are not normalized, expected cosine or 2_Normalize in "
+            "modules.json; such a model is not exported",
+            fault="E_ARCH",
+        )
+
+
+def normalizes(folder: Path) -> bool:
+    """Whether modules.json has Normalize."""
+    return "2_Normalize" in [module["path"] for module in json.loads((folder / "modules.json").read_text("utf-8"))]
+
+
 def answer_ids(folder: Path) -> tuple[int, int]:
     """Token ids of yes and no, between which a reranker decides: tokenizer.json's, which 1_LogitScore must agree with.
 
@@ -64,6 +106,7 @@ def answer_ids(folder: Path) -> tuple[int, int]:
         ModelError: it names other tokens; the score would be another one than the checkpoint's.
     """
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
     yes, no = (tokenizer.encode(word).ids[0] for word in ("yes", "no"))
     path = folder / "1_LogitScore/config.json"
     if path.is_file():

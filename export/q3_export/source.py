@@ -12,10 +12,9 @@ from q3_runtime.model_folder import is_hub_id
 
 CONFIGS = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json",
-    "1_Pooling/config.json", "1_LogitScore/config.json", "config_sentence_transformers.json", "README.md", "LICENSE",
-    weight_files.INDEX,
+    "1_Pooling/config.json", "1_LogitScore/config.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+    "README.md", "LICENSE", weight_files.INDEX,
 )  # fmt: skip
-WEIGHTS = ("*.safetensors",)
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ def find_source(model: str, *, revision: str | None = None, offline: bool = Fals
     folder = Path(__file__).parents[2] / "models" / model if spec else as_folder(model)
     if not folder.exists() and spec is None and is_hub_id(model):
         return _downloaded(model, revision, offline, progress)
-    if spec is not None and not (folder / "config.json").is_file():
+    if spec is not None and not (folder / weight_files.SINGLE).is_file():
         raise ModelError(
-            f"{model} is part of a source checkout and is not at {folder}; give a folder: q3-export --model FOLDER"
+            f"{model} is part of a source checkout and is not at {folder}; type there: q3-export --model models/{model}"
         )
     if not folder.is_dir():
         found = "a file" if folder.is_file() else "no such folder"
@@ -68,5 +67,8 @@ def _downloaded(repo: str, revision: str | None, offline: bool, progress: bool) 
     weight_files.check_not_pickled(repo, first.names)
     config_check.check_config(first.folder / "config.json")
     side_files.kind_of_modules(first.folder)
-    every = hub.fetch(repo, revision=first.revision, patterns=[*CONFIGS, *WEIGHTS], offline=offline, progress=progress)
+    # Not those of checkpoint-500/, and of two forms the one that is read.
+    weights = [name for name in first.names if name.endswith(".safetensors") and "/" not in name]
+    weights = [weight_files.SINGLE] if weight_files.SINGLE in weights or not weights else weights
+    every = hub.fetch(repo, revision=first.revision, patterns=[*CONFIGS, *weights], offline=offline, progress=progress)
     return Source(every.folder, repo, every.revision)

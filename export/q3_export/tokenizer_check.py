@@ -47,6 +47,8 @@ def check_tokenizer(path: Path, vocab_size: int, kind: str | None, stated: str |
             f"{path}: the template appends {', '.join(undefined)}, which it does not define; use this model's own tokenizer",
             fault="E_TOKENIZER",
         )
+    tokenizer.no_padding()  # what a last call of somebody's has left there
+    tokenizer.no_truncation()
     pad_id = tokenizer.token_to_id(PAD_TOKEN)
     ids = tokenizer.encode("").ids
     found = "embedding" if pad_id is not None and ids == [pad_id] else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from q3_runtime import strict_json
 from q3_runtime.errors import ModelError
-from q3_runtime.manifest import is_plain_path
+from q3_runtime.manifest import MANIFEST_NAME, is_plain_path
 from q3_runtime.tensorfile import TensorInfo, read_header
 
 SINGLE = "model.safetensors"
@@ -39,6 +39,8 @@ def find_weights(folder: Path) -> dict[str, Place]:
         places = _indexed(folder)
     else:
         check_not_pickled(folder, [path.name for path in folder.iterdir()])
+        if (folder / MANIFEST_NAME).is_file():
+            raise ModelError(f"{folder}: exported already, expected a Qwen3 checkpoint; type: q3 info {folder}")
         raise ModelError(
             f"{folder}: no {SINGLE} and no {INDEX} (incomplete download?); expected a Qwen3 checkpoint", fault="E_SHARD_MISSING"
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 from tests.support.checkpoints import TINY, write_checkpoint
@@ -22,6 +23,7 @@ from transformers import AutoModel
 from q3_export.checkpoint import Checkpoint, open_checkpoint
 from q3_export.config_check import expected_shapes
 from q3_runtime.errors import ModelError
+from q3_runtime.prompts import OFFICIAL_PROMPTS
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -550,6 +552,11 @@ def test_e7_both_architectures_of_qwen3_are_accepted(single, name):
         ({"rope_scaling": {"type": "linear"}}, "'linear'", "'default'"), ({"rope_scaling": "yarn"}, "yarn", "default"),
         ({"rope_scaling": ["yarn"]}, "yarn", "default"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "'llama3'", "'default'"),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            "'yarn'", "'default'",
+        ),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}}, "full_attention", "'default'"),
         ({"use_sliding_window": True}, "True", "False"),
         ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "sliding_attention", "full_attention"),
         ({"layer_types": 3}, "3", "full_attention"),
@@ -962,3 +969,78 @@ def test_an_untied_reranker_without_lm_head_is_refused(single):
     set_modules(single, "1_LogitScore")
     set_config(single, tie_word_embeddings=False)
     refused(single, "E_INDEX", "tie_word_embeddings is false", "lm_head.weight")
+
+
+# What sentence-transformers keeps beside a checkpoint of its own
+
+
+@pytest.mark.parametrize("stored", ["padding", "truncation"])
+def test_a_tokenizer_that_was_saved_after_a_padded_call_is_this_models(single, stored):
+    tokenizer = tokenizers.Tokenizer.from_file(str(single / "tokenizer.json"))
+    tokenizer.enable_padding(length=64) if stored == "padding" else tokenizer.enable_truncation(16)
+    tokenizer.save(str(single / "tokenizer.json"))
+    assert open_checkpoint(single).kind == "embedding"
+
+
+def test_texts_are_cut_where_sentence_transformers_cuts_them(single):
+    write = (single / "sentence_bert_config.json").write_text
+    for content, expected in (
+        ('{"max_seq_length": 64}', 64),
+        ('{"max_seq_length": null, "do_lower_case": false}', 2048),
+        ("{}", 2048),
+    ):
+        write(content, "utf-8")
+        assert open_checkpoint(single).max_tokens == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "fault", "said"),
+    [
+        ({"do_lower_case": True}, "E_ARCH", "do_lower_case is True, expected false"),
+        ({"max_seq_length": "64"}, None, "max_seq_length is '64', expected a whole number"),
+        ({"max_seq_length": 1}, None, "max_seq_length is 1"),
+    ],
+)
+def test_settings_that_would_make_other_vectors_are_refused(single, content, fault, said):
+    (single / "sentence_bert_config.json").write_text(json.dumps(content), "utf-8")
+    refused(single, fault, "sentence_bert_config.json", said)
+
+
+def test_vectors_that_are_compared_by_their_length_too_are_refused(single):
+    set_modules(single, "1_Pooling")
+    (single / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "dot"}', "utf-8")
+    refused(single, "E_ARCH", "similarity_fn_name is 'dot'", "expected cosine or 2_Normalize")
+    set_modules(single, "1_Pooling", "2_Normalize")
+    assert open_checkpoint(single).kind == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {"query": "", "document": ""}),
+        ({"query": "Q: "}, {"query": "Q: ", "document": ""}),
+        ({"s2p_query": "Q: "}, {"query": "", "document": "", "s2p_query": "Q: "}),
+        (None, OFFICIAL_PROMPTS),
+    ],
+)
+def test_prompts_are_the_checkpoints_own_where_it_says_that_there_are_none_too(single, own, expected):
+    (single / "config_sentence_transformers.json").write_text(json.dumps({"prompts": own}), "utf-8")
+    assert open_checkpoint(single).prompts == expected
+
+
+def test_a_folder_that_was_exported_is_named(folder):
+    with pytest.raises(ModelError, match=rf"{folder}: exported already, expected a Qwen3 checkpoint; type: q3 info {folder}"):
+        open_checkpoint(folder)
+
+
+def test_a_config_without_permission_is_not_called_damaged(single, monkeypatch):
+    read = Path.read_text
+
+    def refuse(path: Path, *args: str) -> str:
+        if path.name == "config.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *args)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(PermissionError):
+        open_checkpoint(single)

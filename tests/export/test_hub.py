@@ -156,6 +156,13 @@ def test_all_shards_of_a_checkpoint_are_downloaded(hub, tmp_path):
     assert len([name for name in hub.delivered() if name.endswith(".safetensors")]) == 3
 
 
+def test_weights_in_folders_of_a_training_run_are_left_there(hub, tmp_path, published):
+    more = dict.fromkeys(("checkpoint-500/model.safetensors", "adapter/adapter_model.safetensors"), b"gigabytes")
+    hub.add(REPO, published | more)
+    assert opened(hub, tmp_path, REPO)[0] not in "1234567"
+    assert [name for name in hub.delivered() if name.endswith(".safetensors")] == ["model.safetensors"]
+
+
 def test_weights_of_the_right_size_with_other_content_are_refused_and_healed(hub, tmp_path, published):
     hub.add(REPO, published)
     content = published["model.safetensors"]

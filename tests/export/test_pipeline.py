@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file
 from tests.support.checkpoints import write_checkpoint
 
@@ -300,3 +301,91 @@ def test_export_verify_compares_with_pytorch_computed_now(folder: Path, checkpoi
 def test_dims_and_length_limit_follow_the_config(checkpoint: Path) -> None:
     opened = open_checkpoint(checkpoint)
     assert (opened.dims, opened.layers, opened.max_tokens) == (64, 3, 2048)
+
+
+# Fine-tunes as others save them
+
+
+@pytest.fixture
+def tuned(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "Tuned"))
+
+
+def exported(tuned: Path, few: Path, tmp_path: Path, **options: object) -> Path:
+    return export_model(tuned, quant="q8", out=tmp_path / "out", probes=few, calibration=few, no_verify=True, **options)
+
+
+def test_special_tokens_as_transformers_5_lists_them_are_written_as_4_reads_them(
+    tuned: Path, few: Path, tmp_path: Path
+) -> None:
+    """sentence-transformers 5 and optimum-onnx, which load the folder, are held to transformers 4."""
+    config = json.loads((tuned / "tokenizer_config.json").read_text("utf-8"))
+    config.pop("additional_special_tokens", None)
+    (tuned / "tokenizer_config.json").write_text(json.dumps(config | {"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}))
+    (tuned / "special_tokens_map.json").unlink(missing_ok=True)
+    out = exported(tuned, few, tmp_path)
+    found = json.loads((out / "tokenizer_config.json").read_text("utf-8"))
+    assert found["additional_special_tokens"] == ["<|im_start|>", "<|im_end|>"]
+    assert "extra_special_tokens" not in found
+    assert json.loads((out / "special_tokens_map.json").read_text())["additional_special_tokens"] == [
+        "<|im_start|>",
+        "<|im_end|>",
+    ]
+
+
+def test_a_padding_that_a_call_left_in_the_tokenizer_is_not_passed_on(tuned: Path, few: Path, tmp_path: Path) -> None:
+    before = json.loads((tuned / "tokenizer.json").read_text("utf-8"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(tuned / "tokenizer.json"))
+    tokenizer.enable_padding(length=64)
+    tokenizer.enable_truncation(32)
+    tokenizer.save(str(tuned / "tokenizer.json"))
+    found = json.loads((exported(tuned, few, tmp_path) / "tokenizer.json").read_text("utf-8"))
+    assert (found["padding"], found["truncation"]) == (None, None)
+    assert found["model"] == before["model"]
+
+
+def test_modules_without_normalize_get_it_as_the_graph_has_it(tuned: Path, few: Path, tmp_path: Path) -> None:
+    modules = json.loads((tuned / "modules.json").read_text("utf-8"))
+    (tuned / "modules.json").write_text(json.dumps([module for module in modules if module["path"] != "2_Normalize"]))
+    found = json.loads((exported(tuned, few, tmp_path) / "modules.json").read_text("utf-8"))
+    assert [module["path"] for module in found] == ["", "1_Pooling", "2_Normalize"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ({"query": "Instruct: x\nQuery:", "document": ""},
+         "In front of queries goes `Instruct: x\\nQuery:`, in front of documents nothing; there is no space after `Query:`."),
+        ({"query": "Q: ", "document": "D: "}, "In front of queries goes `Q: `, in front of documents `D: `."),
+        ({}, "Nothing is put in front of queries or documents."),
+    ],
+)  # fmt: skip
+def test_the_card_says_what_is_put_in_front(tuned: Path, few: Path, tmp_path: Path, prompts: dict[str, str], said: str) -> None:
+    (tuned / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}), "utf-8")
+    assert said in (exported(tuned, few, tmp_path) / "README.md").read_text("utf-8").split("\n")
+
+
+def test_too_few_calibration_texts_give_no_ranges_and_it_is_said(checkpoint: Path, few: Path, tmp_path: Path, capsys) -> None:
+    """int8 vectors with the ranges of two texts had a mean cosine of .8."""
+    out = exported(checkpoint, few, tmp_path, progress=True)
+    assert Manifest.read(out).output_ranges == {}
+    assert "no int8 or uint8 vectors with this folder: 3 calibration texts do not show their ranges" in capsys.readouterr().err
+
+
+def test_two_probes_are_enough_for_a_manifest_that_others_can_read(checkpoint: Path, tmp_path: Path) -> None:
+    """Of one pair no rank correlation can be computed; NaN is not JSON."""
+    two = tmp_path / "two.txt"
+    two.write_text("one\nanother text\n")
+    out = export_model(checkpoint, quant="q8", out=tmp_path / "out", probes=two, calibration=two)
+    assert Manifest.read(out).quants["q8"].fidelity["spearman"] == 1.0
+    assert "NaN" not in (out / "q3.json").read_text("utf-8")
+
+
+def test_a_quant_that_joins_leaves_the_folder_the_name_that_it_was_made_with(tuned: Path, few: Path, tmp_path: Path) -> None:
+    (tuned / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    out = exported(tuned, few, tmp_path)
+    tuned.rename(tmp_path / "Renamed")
+    (tmp_path / "Renamed/README.md").unlink()
+    export_model(tmp_path / "Renamed", quant="q4", out=out, probes=few, calibration=few, no_verify=True)
+    manifest = Manifest.read(out)
+    assert (list(manifest.quants), manifest.source["id"], manifest.license) == (["q8", "q4"], "Tuned", "apache-2.0")
