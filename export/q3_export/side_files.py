@@ -58,23 +58,24 @@ def check_pooling(folder: Path) -> None:
 
 
 def max_seq_length(folder: Path) -> int | None:
-    """Where sentence-transformers cuts the texts of this model; None: it says nothing.
+    """Where sentence-transformers cuts the texts of this model: its own file says, else the tokenizer; None: nobody does.
 
     Raises:
         ModelError: no length, or texts are to be written in small letters first, which no tokenizer of a folder does.
     """
-    path = folder / "sentence_bert_config.json"
-    if not path.is_file():
-        return None
-    content = read_json(path)
+    own, tokenizer = (folder / name for name in ("sentence_bert_config.json", "tokenizer_config.json"))
+    content = read_json(own) if own.is_file() else {}
     if content.get("do_lower_case"):
         raise ModelError(
-            f"{path}: do_lower_case is {content['do_lower_case']!r}, expected false; a model that wants it is not exported",
+            f"{own}: do_lower_case is {content['do_lower_case']!r}, expected false; a model that wants it is not exported",
             fault="E_ARCH",
         )
     length = content.get("max_seq_length")
+    if length is None and tokenizer.is_file():
+        found = read_json(tokenizer).get("model_max_length")
+        return found if type(found) is int and found > 1 else None
     if length is not None and (type(length) is not int or length < 2):
-        raise ModelError(f"{path}: max_seq_length is {length!r}, expected a whole number of at least 2; correct it")
+        raise ModelError(f"{own}: max_seq_length is {length!r}, expected a whole number of at least 2; correct it")
     return length
 
 

@@ -1,6 +1,7 @@
 """The command ``q3``: one file a verb, in q3_runtime.commands."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,6 +13,8 @@ VERBS = {
     "embed": embed, "search": search, "rerank": rerank, "verify": verify, "info": info, "bench": bench, "doctor": doctor,
     "serve": serve, "bulk": bulk,
 }  # fmt: skip
+OPTION = re.compile(r"-\S*$|--[\w-]+=")
+"""A word that is meant as one, known or not."""
 
 
 def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,7 +30,7 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
         verb.set_defaults(parser=verb)
     parsed, rest = parser.parse_known_args(args)
     end = rest.index("--") if "--" in rest else len(rest)
-    options = [word for word in rest[:end] if word.startswith("-") and " " not in word]  # "- a list item" is a text
+    options = [word for word in rest[:end] if OPTION.match(word)]  # "- a list item" is a text
     if rest and (not hasattr(parsed, "texts") or options):
         parsed.parser.error(f"unrecognized arguments: {' '.join(options or rest)}")
     del parsed.parser

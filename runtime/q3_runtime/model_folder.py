@@ -36,7 +36,11 @@ def find_folder(
     if folder.is_dir() or not is_hub_id(str(model)):
         if revision is not None:
             raise UsageError(f"revision {revision!r} of {folder}, expected ORG/NAME on the hub; leave out the revision")
-        return _plain(folder, Manifest.read(folder), quants) if folder.resolve().parent.name == "snapshots" else folder
+        real = folder.resolve()
+        if real.parent.name != "snapshots" or len(real.parents) < 3:
+            return folder
+        plain = _plain(real, Manifest.read(real), quants)
+        return folder if plain == real else plain
     return _from_hub(str(model), quants, revision)
 
 

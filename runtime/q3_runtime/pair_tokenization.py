@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from q3_runtime.errors import InputError, UsageError
+from q3_runtime.errors import InputError, TooLongError, UsageError
 from q3_runtime.templates import Template
 from q3_runtime.tokenization import Encoded, Tokenizer
 
@@ -51,10 +51,18 @@ class PairTokenizer:
         ``fronts`` are the bodies without their documents, where what is cut must not be a whole document.
 
         Raises:
-            InputError: a front that leaves its document no token.
-            TextTypeError, TextError, TooLongError: see q3_runtime.tokenization; the last also for a body that cannot be cut.
+            InputError: a front that leaves its document no token; a long body that goes on behind its document.
+            TextTypeError, TextError, TooLongError: see q3_runtime.tokenization.
         """
-        encoded = self._body.encode(bodies, truncate=truncate and self._ends, errors=errors, first_index=first_index)
+        try:
+            encoded = self._body.encode(bodies, truncate=truncate and self._ends, errors=errors, first_index=first_index)
+        except TooLongError as error:
+            if not truncate:
+                raise
+            raise InputError(
+                f"pair {error.index} has {error.given} tokens, the limit is {error.limit}, and a body that goes on behind its "
+                "document is not cut; shorten the document"
+            ) from error
         cut: dict[str, int] = {}  # front → the first row with it; a query is often that of all rows
         for row, front in enumerate(fronts):
             if encoded[row].truncated:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from q3_runtime.batching import pad
 from q3_runtime.errors import ProviderError, TooLargeError, UsageError
 from q3_runtime.interruptible import InterruptibleSession
 from q3_runtime.memory import ModelSizes, available_memory, give_back_freed
-from q3_runtime.memory_share import MemoryShare
+from q3_runtime.memory_share import SHARE
 from q3_runtime.session import one_line
 from q3_runtime.vectors import Vectors
 
@@ -25,8 +26,6 @@ NO_MEMORY = re.compile("bad_alloc|bad allocation|failed to allocate|alloc_failed
 EMPTIED_AFTER = 1 << 30
 """Bytes that runs took together, after which the heap is emptied: runs of many sizes leave holes in it, more with every hour.
 Emptied after every run it would make small ones a tenth slower."""
-SHARE = MemoryShare()
-"""Of all models that this process has on the CPU."""
 ANOTHER = "try another quant, or export or download the folder again"
 
 
@@ -79,8 +78,8 @@ class Runner:
 
         ``output`` names another one of the graph's; of one that has an axis of tokens, [B, T, X], rows must be given alone.
 
-        One that does not fit beside the runs of other threads waits for them. A batch that does not fit in memory, by estimate
-        or by experience, is halved, down to single rows.
+        A batch that does not fit in memory, by estimate or by experience, is halved, down to single rows; one of these that
+        does not fit beside the runs of other threads waits for them.
 
         Raises:
             TooLargeError: a single row does not fit.
@@ -89,7 +88,7 @@ class Runner:
         """
         session = self.session()
         needed = self._estimate(ids)
-        with SHARE.reserved(needed, self._room) as room:
+        with self._reserved(needed, waits=len(ids) == 1) as room:
             if room is None or needed <= room:
                 try:
                     (found,) = session.run([output or self._output], pad(ids, self._pad_id, padding_side))
@@ -113,8 +112,8 @@ class Runner:
     def _estimate(self, ids: Sequence[Ids]) -> int:
         return 0 if self._sizes is None else self._sizes.run_bytes(len(ids), max(map(len, ids)))
 
-    def _room(self) -> int | None:
-        return None if self._sizes is None else self._available()
+    def _reserved(self, needed: int, *, waits: bool) -> AbstractContextManager[int | None]:
+        return nullcontext() if self._sizes is None else SHARE.reserved(needed, self._available, waits=waits)
 
 
 def _rows(found: object, rows: int) -> Vectors:

@@ -167,9 +167,10 @@ def available_threads(root: Path = Path("/")) -> int:
     """
     processors = os.cpu_count() or 1
     allowed = os.sched_getaffinity(0) if sys.platform == "linux" else range(processors)
-    cores = _physical(allowed, root)
-    most = min([cores, *_cpu_quotas(root)])
-    return 0 if most == cores and len(allowed) == processors else max(1, most)
+    quotas = [quota for quota in _cpu_quotas(root) if quota < processors]
+    if len(allowed) == processors and not quotas:
+        return 0
+    return max(1, min([_physical(allowed, root), *quotas]))
 
 
 def _physical(processors: Iterable[int], root: Path) -> int:

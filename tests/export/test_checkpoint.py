@@ -993,6 +993,13 @@ def test_texts_are_cut_where_sentence_transformers_cuts_them(single):
         assert open_checkpoint(single).max_tokens == expected
 
 
+def test_the_tokenizers_limit_holds_where_sentence_transformers_says_nothing(single):
+    """Its version 6 keeps the limit there alone. What is no limit, 10³⁰, is none."""
+    for limit, expected in ((256, 256), (10**30, 2048), (None, 2048)):
+        edit(single / "tokenizer_config.json", lambda content, limit=limit: content.update(model_max_length=limit))
+        assert open_checkpoint(single).max_tokens == expected
+
+
 @pytest.mark.parametrize(
     ("content", "fault", "said"),
     [

@@ -437,6 +437,10 @@ def test_no_verb_and_an_unknown_verb_exit_2(capsys):
     [
         (["embed", "DIR", "hi", "--qaunt", "int8"], "q3 embed: error: unrecognized arguments: --qaunt; type: q3 embed --help"),
         (["embed", "DIR", "hi", "--quan", "int8"], "q3 embed: error: unrecognized arguments: --quan; type: q3 embed --help"),
+        (
+            ["embed", "DIR", "a", "--dim", "32", "--instrution=find the thing"],
+            "q3 embed: error: unrecognized arguments: --instrution=find the thing; type: q3 embed --help",
+        ),
         (["serve"], "q3 serve: error: the following arguments are required: --model; type: q3 serve --help"),
         (["embed", "DIR", "--dim", "x"], "q3 embed: error: argument --dim: invalid int value: 'x'; type: q3 embed --help"),
         (

@@ -1,6 +1,7 @@
 """What a run takes is known before it starts: never less than it really takes, and at most twice that."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -234,20 +235,48 @@ def test_a_small_run_need_not_wait_for_a_large_one_that_has_taken_its_part():
     assert machine.least == 10
 
 
-def test_a_run_that_waits_is_not_overtaken_for_ever():
+def test_a_batch_that_can_be_halved_does_not_wait_and_a_small_run_overtakes_what_does():
+    """Else a query beside a text of minutes would wait for a second one of these."""
     machine, share = Machine(100), MemoryShare()
-    over = threading.Event()
-
-    def keep_coming() -> None:
-        while not over.is_set():
-            machine.run(share, 30, 0.02)
-
     with ThreadPoolExecutor(3) as pool:
-        for _ in range(2):
-            pool.submit(keep_coming)
-        time.sleep(0.1)
-        assert pool.submit(machine.run, share, 90).result(10) >= 90
-        over.set()
+        first = pool.submit(machine.run, share, 70, 0.4)
+        while machine.free == 100:
+            time.sleep(0.01)
+        second = pool.submit(machine.run, share, 70, 0)
+        for _ in range(3):
+            with share.reserved(60, lambda: machine.free, waits=False) as room:
+                assert room == 0
+        started = time.monotonic()
+        machine.run(share, 20, 0)
+        assert time.monotonic() - started < 0.2
+        assert not second.done()
+        assert second.result(10) >= 70
+        first.result()
+    assert machine.least == 10
+
+
+def test_memory_that_others_have_taken_meanwhile_is_not_promised():
+    share = MemoryShare()
+    with share.reserved(40, lambda: 100), share.reserved(10, lambda: 30):  # at least 30 went to somebody else
+        for needed, expected in ((20, 30), (25, 0)):
+            with share.reserved(needed, lambda: 30, waits=False) as room:
+                assert room == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_does_not_wait_for_runs_of_threads_that_it_does_not_have():
+    code = """
+import os
+from q3_runtime.memory_share import SHARE
+with SHARE.reserved(90, lambda: 100):
+    child = os.fork()
+    if not child:
+        with SHARE.reserved(90, lambda: 100) as room:
+            os._exit(room)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "100\n"
 
 
 def test_a_run_that_never_fits_is_told_what_there_is_once_nothing_else_runs():

@@ -71,12 +71,12 @@ class Lease:
         threading.Thread(target=self._keep, daemon=True).start()
         try:
             self._give_way(self._excluded())  # to who came at the same moment; of two that both give way, both come again
-        except BusyError:
+            for name in self._excluded():  # who had these and only stopped for a while must find out
+                self._written(beat=-1).replace(self._path(name, latest(self._folder, name) + 1))
+            self._clean()
+        except BaseException:
             self.__exit__(None, None, None)
             raise
-        for name in self._excluded():  # who had these and only stopped for a while must find out
-            self._written(beat=-1).replace(self._path(name, latest(self._folder, name) + 1))
-        self._clean()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -219,7 +219,8 @@ class Connection(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             refused = RefusedError(CODES.get(status, "bad_request"), message)
             self._metrics.refused.labels(refused.code).inc()
-            dialect = "tei" if self.cycle is None else dialect_of(self.cycle.scope["path"])
+            is_known = self.cycle is not None and not self.cycle.response_complete  # else it is of the request before
+            dialect = dialect_of(self.cycle.scope["path"]) if is_known else "tei"
             content = orjson.dumps(refused.body(dialect, uuid4().hex))
             headers = [("content-type", "application/json"), ("content-length", str(len(content))), ("connection", "close")]
             parts: list[h11.Event] = [h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])]

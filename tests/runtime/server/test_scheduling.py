@@ -184,8 +184,10 @@ def test_a_short_request_is_read_while_long_ones_are():
         reader, over = Reader(), threading.Event()
         long = [asyncio.ensure_future(reader.run(2_000_000, over.wait)) for _ in range(3)]
         await asyncio.sleep(0.01)
-        assert await asyncio.wait_for(reader.run(5000, lambda: "read"), 5) == "read"
-        over.set()
+        try:
+            assert await asyncio.wait_for(reader.run(5000, lambda: "read"), 5) == "read"
+        finally:
+            over.set()
         assert await asyncio.gather(*long) == [True] * 3
         reader.close()
 
