@@ -8,7 +8,7 @@ from q3_runtime.errors import ModelError
 from q3_runtime.integrity import check_files, check_graph
 from q3_runtime.manifest import OUTPUTS, Manifest
 from q3_runtime.memory import ModelSizes
-from q3_runtime.model_folder import find_folder
+from q3_runtime.model_folder import find_folder, plain_folder
 from q3_runtime.runner import Runner
 from q3_runtime.session import PROVIDERS, choose, open_session
 
@@ -53,11 +53,11 @@ def find(
 
     folder = find_folder(name, lambda manifest: chosen(manifest)[:1], revision=revision)
     manifest = Manifest.read(folder)
-    found = Found(folder, manifest, *chosen(manifest))
-    entry = manifest.quants[found.quant]
+    taken, where = chosen(manifest)
+    folder, entry = plain_folder(folder, manifest, [taken]), manifest.quants[taken]
     check_files(folder, entry.files | (manifest.files if check_hashes else {}), hashes=check_hashes)
     check_graph(folder, entry)
-    return found
+    return Found(folder, manifest, taken, where)
 
 
 def start(found: Found, pad_id: int, threads: int | None) -> Runner:

@@ -36,11 +36,7 @@ def find_folder(
     if folder.is_dir() or not is_hub_id(str(model)):
         if revision is not None:
             raise UsageError(f"revision {revision!r} of {folder}, expected ORG/NAME on the hub; leave out the revision")
-        real = folder.resolve()
-        if real.parent.name != "snapshots" or len(real.parents) < 3:
-            return folder
-        plain = _plain(real, Manifest.read(real), quants)
-        return folder if plain == real else plain
+        return folder
     return _from_hub(str(model), quants, revision)
 
 
@@ -55,18 +51,23 @@ def _from_hub(repo: str, quants: Callable[[Manifest], Collection[str]], revision
             fault="E_HUB",
         )
     manifest = Manifest.read(first.folder)
-    if not quants(manifest):
+    wanted = quants(manifest)
+    if not wanted:
         return first.folder
-    names = _names(manifest, quants)
-    return _plain(hub.fetch(repo, revision=first.revision, patterns=names, progress=progress).folder, manifest, quants)
+    names = _names(manifest, wanted)
+    return plain_folder(hub.fetch(repo, revision=first.revision, patterns=names, progress=progress).folder, manifest, wanted)
 
 
-def _plain(snapshot: Path, manifest: Manifest, quants: Callable[[Manifest], Collection[str]]) -> Path:
-    """A snapshot of the hub's cache as onnxruntime can read it."""
+def plain_folder(folder: Path, manifest: Manifest, quants: Collection[str]) -> Path:
+    """The folder, or, of a snapshot in the hub's cache that onnxruntime cannot read as it is, one that it can."""
     from q3_runtime.hub_cache import with_plain_files
 
-    return with_plain_files(snapshot, _names(manifest, quants)) if quants(manifest) else snapshot
+    real = folder.resolve()
+    if real.parent.name != "snapshots" or len(real.parents) < 3:
+        return folder
+    plain = with_plain_files(real, _names(manifest, quants))
+    return folder if plain == real else plain
 
 
-def _names(manifest: Manifest, quants: Callable[[Manifest], Collection[str]]) -> list[str]:
-    return [MANIFEST_NAME, *manifest.files, *(name for quant in quants(manifest) for name in manifest.quants[quant].files)]
+def _names(manifest: Manifest, quants: Collection[str]) -> list[str]:
+    return [MANIFEST_NAME, *manifest.files, *(name for quant in quants for name in manifest.quants[quant].files)]

@@ -430,3 +430,10 @@ def test_special_tokens_as_transformers_5_lists_them_are_named_for_tools_that_ha
     for tool in ("sentence-transformers", "optimum"):
         assert any("extra_special_tokens in tokenizer_config.json is a list" in each for each in obstacles(found, tool))
     assert obstacles(found, "fastembed") == []
+
+
+def test_a_strangers_snapshot_in_the_hubs_cache_is_examined_as_it_is(foreign: Path, tmp_path: Path) -> None:
+    place = tmp_path / "hub/models--Stranger--Model/snapshots/abc"
+    place.parent.mkdir(parents=True)
+    foreign.rename(place)
+    assert diagnose(place).problems == []

@@ -320,7 +320,9 @@ def test_blobs_that_repositories_share_load_too(hub, home, cached):
     assert plain.samefile(cached / WEIGHTS)
     assert not plain.is_symlink()
     shutil.rmtree(cached.parents[1] / "plain")
-    assert Embedder(cached).encode("text").shape == (64,)  # by its path
+    (cached.parents[3] / "link").symlink_to(cached)
+    for path in (cached, cached.parents[3] / "link"):  # by its path, too
+        assert Embedder(path).encode("text").shape == (64,)
 
 
 def test_a_damaged_shared_blob_is_found_and_removed(hub, home, cached):
