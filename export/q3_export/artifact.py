@@ -48,8 +48,8 @@ def write_side_files(checkpoint: Checkpoint, graphs: Iterable[str], folder: Path
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
     for name, content in made.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        is_whole = name != "modules.json" or ((source / name).is_file() and normalizes(source))  # the graph does
-        if name in COPIED and checkpoint.kind == "embedding" and (source / name).is_file() and is_whole:
+        is_theirs = name in COPIED and checkpoint.kind == "embedding" and (source / name).is_file()
+        if is_theirs and (name != "modules.json" or normalizes(source)):  # the graph does, whatever theirs says
             shutil.copyfile(source / name, folder / name)
         elif isinstance(content, str):
             (folder / name).write_text(content, encoding="utf-8")

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 
-def no_constant(name: str) -> NoReturn:
-    """Refuse ``NaN`` and ``Infinity``."""
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def loads(text: str, parse_constant: Callable[[str], Any] = no_constant) -> Any:
+def loads(text: str, parse_constant: Callable[[str], Any] = _no_constant) -> Any:
     """Like :func:`json.loads`.
 
     Raises:

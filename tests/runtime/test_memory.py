@@ -197,7 +197,7 @@ class Machine:
     """Memory of which a run takes a while to take its part, as on a real machine."""
 
     def __init__(self, size: int) -> None:
-        self.free, self.least, self._lock = size, size, threading.Lock()
+        self.size, self.free, self.least, self._lock = size, size, size, threading.Lock()
 
     def run(self, share: MemoryShare, needed: int, seconds: float = 0.05) -> int | None:
         with share.reserved(needed, lambda: self.free) as room:
@@ -206,6 +206,11 @@ class Machine:
             time.sleep(seconds)
             self._take(-needed)
         return room
+
+    def wait_until_taken(self) -> None:
+        """Somebody has taken a part."""
+        while not self.least < self.size:
+            time.sleep(0.01)
 
     def _take(self, amount: int) -> None:
         with self._lock:
@@ -226,8 +231,7 @@ def test_a_small_run_need_not_wait_for_a_large_one_that_has_taken_its_part():
     machine, share = Machine(100), MemoryShare()
     with ThreadPoolExecutor(2) as pool:
         large = pool.submit(machine.run, share, 70, 0.5)
-        while machine.free == 100:
-            time.sleep(0.01)
+        machine.wait_until_taken()
         started = time.monotonic()
         machine.run(share, 20, 0)
         assert time.monotonic() - started < 0.2
@@ -240,8 +244,7 @@ def test_a_batch_that_can_be_halved_does_not_wait_and_a_small_run_overtakes_what
     machine, share = Machine(100), MemoryShare()
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(machine.run, share, 70, 0.4)
-        while machine.free == 100:
-            time.sleep(0.01)
+        machine.wait_until_taken()
         second = pool.submit(machine.run, share, 70, 0)
         for _ in range(3):
             with share.reserved(60, lambda: machine.free, waits=False) as room:
@@ -283,8 +286,7 @@ def test_a_run_that_never_fits_is_told_what_there_is_once_nothing_else_runs():
     machine, share = Machine(100), MemoryShare()
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(machine.run, share, 50)
-        while machine.free == 100:
-            time.sleep(0.01)
+        machine.wait_until_taken()
         assert machine.run(share, 200, 0) == 100
         other.result()
 
