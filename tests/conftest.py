@@ -5,12 +5,13 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+
+from q3_runtime.builds import versions
 
 if TYPE_CHECKING:
     from q3_runtime import Embedder
@@ -51,7 +52,7 @@ def _group(item: pytest.Item) -> str | None:
 
 def pytest_report_header() -> str:
     names = ("onnxruntime", "numpy", "tokenizers", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
-    return "versions: " + ", ".join(f"{name} {version(name)}" for name in names)
+    return "versions: " + ", ".join(f"{name} {found}" for name, found in versions(names).items())
 
 
 @pytest.fixture(autouse=True)

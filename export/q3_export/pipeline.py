@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from q3_export import artifact, published, publishing, resources, targets
@@ -16,6 +15,7 @@ from q3_export.rounds import Maker, make_quant
 from q3_export.specs import SPECS, mrl_dims
 from q3_export.staging import Staging, check_place
 from q3_export.verification import Judge, provider_of
+from q3_runtime.builds import versions
 from q3_runtime.durable import write_synced
 from q3_runtime.errors import InputError, ModelError, UsageError
 from q3_runtime.golden import TEXTS_NAME, VECTORS_NAME, Golden
@@ -150,7 +150,7 @@ def _manifest(checkpoint: Checkpoint, source: str, files: dict[str, FileEntry]) 
         kind=checkpoint.kind,
         source={"id": checkpoint.id, "revision": checkpoint.revision, "sha256": source},
         license=checkpoint.license,
-        made_with={name: version(name) for name in COMPONENTS},
+        made_with=versions(COMPONENTS),
         dims=checkpoint.dims,
         mrl_dims=mrl_dims(checkpoint.dims) if checkpoint.kind == "embedding" else [],
         max_tokens=checkpoint.max_tokens,

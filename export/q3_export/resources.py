@@ -9,7 +9,7 @@ import torch
 from q3_export.checkpoint import Checkpoint
 from q3_export.recipes import Recipe
 from q3_export.verification import provider_of
-from q3_runtime.batching import BATCH_TOKENS
+from q3_runtime.batching import CPU_BUDGET
 from q3_runtime.errors import ProviderError, StorageError
 from q3_runtime.memory import ModelSizes, available_memory
 from q3_runtime.session import WITH_CUDA, cuda_loads
@@ -54,7 +54,7 @@ def check(checkpoint: Checkpoint, recipes: list[Recipe], parent: Path, longest: 
     needs = {}
     for recipe in verified:
         model = ModelSizes.read(checkpoint.folder, tiled=recipe.activations != "float16")
-        run = model.run_bytes(max(1, BATCH_TOKENS // longest), longest) if model else 0
+        run = model.run_bytes(max(1, CPU_BUDGET.batch_tokens // longest), longest) if model else 0
         needs[recipe.quant.name] = recipe.memory(table, others) + run + PROCESS_BYTES
     largest = max(needs, key=lambda name: needs[name], default="")
     memory, available = needs.get(largest, 0), available_memory()

@@ -1,25 +1,41 @@
 """Token ids of many texts → right-padded batches of similar length, within a budget of tokens."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from q3_runtime.memory import SHORT_TOKENS
 
-BATCH_TOKENS = 2048
-"""Default budget of a batch: rows times the longest of them, padding counted."""
-RUN_TOKENS = 16
-"""What a run costs beside its tokens, in tokens; measured on 2 cores: 9 to 21 for models/mini, 12 for 0.6B's shape as int8."""
+
+class Budget(NamedTuple):
+    """What batches are cut by, in tokens."""
+
+    batch_tokens: int
+    """Rows of a batch times the longest of them, padding counted."""
+    run_tokens: int
+    """What a run costs beside its tokens."""
 
 
-def batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
+CPU_BUDGET = Budget(2048, 16)
+"""A run's cost was measured on 2 cores: 9 to 21 tokens for models/mini, 12 for 0.6B's shape as int8."""
+BUDGETS = {"CUDAExecutionProvider": Budget(8192, 1000)}
+"""Where a provider needs another: on an H200, of 0.6B's shape as fp16, 2.4 times the tokens/s of texts of many lengths."""
+
+
+def default_budget(provider: str) -> Budget:
+    """Of an onnxruntime provider."""
+    return BUDGETS.get(provider, CPU_BUDGET)
+
+
+def batches(lengths: Sequence[int], budget: Budget = CPU_BUDGET) -> list[list[int]]:
     """Rows of each batch, longest texts first so that running out of memory shows at once.
 
     Of all ways to cut the sorted rows into batches within the budget the one that costs least: padding, or one run more. A
     single text longer than the budget is a batch of its own.
 
-    Example: ``batches([3, 9, 2], batch_tokens=10)`` → ``[[1], [0, 2]]``.
+    Example: ``batches([3, 9, 2], Budget(batch_tokens=10, run_tokens=16))`` → ``[[1], [0, 2]]``.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     costs = np.full(len(order) + 1, np.inf)  # of the rows before this place
@@ -27,8 +43,8 @@ def batches(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> list[li
     begins = np.zeros(len(order) + 1, np.int64)  # where the last of their batches begins
     for begin, row in enumerate(order):
         longest = max(1, lengths[row])
-        sizes = np.arange(1, 1 + min(max(1, batch_tokens // longest), len(order) - begin))
-        found = costs[begin] + RUN_TOKENS + sizes * longest
+        sizes = np.arange(1, 1 + min(max(1, budget.batch_tokens // longest), len(order) - begin))
+        found = costs[begin] + budget.run_tokens + sizes * longest
         ends = begin + sizes[found < costs[begin + sizes]]
         costs[ends], begins[ends] = found[ends - begin - 1], begin
     cut, end = list[list[int]](), len(order)

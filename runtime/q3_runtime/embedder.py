@@ -9,13 +9,12 @@ import numpy.typing as npt
 
 from q3_runtime import loading, precisions
 from q3_runtime import prompts as prompt_words
-from q3_runtime.batching import BATCH_TOKENS
 from q3_runtime.errors import IntegrityError, ModelError
 from q3_runtime.golden import Probe
 from q3_runtime.self_check import check_vector
 from q3_runtime.tokenization import Encoded, Tokenizer, is_list
 from q3_runtime.vectors import Vectors, checked_dim, cosines
-from q3_runtime.windows import check_options, run_windows
+from q3_runtime.windows import checked_budget, run_windows
 
 TOKEN_OUTPUT = "last_hidden_state"
 """Of the graph, [B, T, D]."""
@@ -105,7 +104,7 @@ class Embedder:
         dim: int | None = None,
         precision: str = "float32",
         ranges: npt.ArrayLike | None = None,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         truncate: bool = True,
         errors: str = "strict",
         progress: bool = False,
@@ -123,7 +122,7 @@ class Embedder:
             precision: ``float32``, ``float16``, ``int8``, ``uint8``, or ``binary``, ``ubinary``: a bit a value, [N, dim / 8].
                 int8 and uint8 are made of the first ``dim`` values as they are, not normalized again.
             ranges: [2, dim], min and max of each dimension for int8 and uint8; None: the model's own.
-            batch_tokens: budget of one run, rows × longest row.
+            batch_tokens: budget of one run, rows × longest row; None: 2,048, on CUDA 8,192.
             truncate: cut texts longer than the model takes (said once, as a warning); False: raise.
             errors: ``strict`` refuses a lone surrogate, ``replace`` puts U+FFFD there.
             progress: a progress bar on standard error.
@@ -136,7 +135,7 @@ class Embedder:
         dim = checked_dim(dim, self.dims)
         out = precisions.chosen(precision, dim)
         limits = precisions.chosen_ranges(precision, dim, ranges, lambda: self.ranges)
-        check_options(batch_tokens, errors)
+        budget = checked_budget(self.provider, batch_tokens, errors)
         prefix = prompt_words.resolve(self.prompts, prompt_name, prompt, instruction)
         every: Sequence[str] = texts if is_list(texts) else [texts]  # type: ignore[list-item]  # what is no list is refused as a text
         vectors = out.empty(len(every), dim)
@@ -146,7 +145,7 @@ class Embedder:
             return self.tokenizer.encode(window, prefix=prefix, truncate=truncate, errors=errors, first_index=start)
 
         windows = run_windows(
-            self._runner, len(every), encode, what="vector", batch_tokens=batch_tokens, max_tokens=self.manifest.max_tokens,
+            self._runner, len(every), encode, what="vector", budget=budget, max_tokens=self.manifest.max_tokens,
             progress=progress,
         )  # fmt: skip
         for rows, full in windows:

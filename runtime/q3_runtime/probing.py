@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from q3_runtime.batching import batches
+from q3_runtime.batching import batches, default_budget
 from q3_runtime.errors import FidelityError
 from q3_runtime.golden import Golden, Probe
 from q3_runtime.tokenization import Encoded
@@ -25,6 +25,7 @@ class Model(Protocol):
     """An embedder or a reranker."""
 
     quant: str
+    provider: str
 
     def encode_probes(self, probes: Sequence[Probe]) -> list[Encoded]:
         """Token ids of golden probes."""
@@ -54,7 +55,7 @@ def run_all(model: Model, ids: Sequence[Ids], *, progress: bool = False) -> Vect
     """What the model gives for all texts, [N, X], in the batches of everyday use."""
     found: list[Vectors] = [np.empty(0, np.float32)] * len(ids)
     with tqdm(total=len(ids), desc=f"verify {model.quant}", unit="text", disable=not progress) as bar:
-        for rows in batches(list(map(len, ids))):
+        for rows in batches(list(map(len, ids)), default_budget(model.provider)):
             for row, values in zip(rows, model.run([ids[row] for row in rows]), strict=True):
                 found[row] = values
             bar.update(len(rows))

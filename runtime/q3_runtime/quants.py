@@ -48,8 +48,8 @@ QUANTS = {
 
 CPU_ORDER = ("int8", "q8", "q4", "fp32", "fp16", "q4f16")
 """Which quant is taken on a CPU when none is named: the first that the folder has."""
-CUDA_ORDER = ("fp16", "q4f16", "fp32")
-"""The same on CUDA, which runs no other quant whole."""
+CUDA_ORDER = ("fp16", "q4f16")
+"""The same on CUDA, which runs no other quant whole: its GroupQueryAttention takes no float32."""
 
 MAX_BATCH_DELTA = 1e-5
 """Batch invariance of fp32: a text alone and in any batch, largest difference of a component of the unit vectors."""

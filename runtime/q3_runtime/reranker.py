@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from q3_runtime import loading
-from q3_runtime.batching import BATCH_TOKENS
 from q3_runtime.errors import UsageError
 from q3_runtime.golden import Probe
 from q3_runtime.pair_tokenization import PairTokenizer
@@ -15,7 +14,7 @@ from q3_runtime.scores import Ranking, Scores, probabilities
 from q3_runtime.self_check import check_score
 from q3_runtime.templates import Template
 from q3_runtime.tokenization import Encoded, checked, is_list
-from q3_runtime.windows import check_options, run_windows
+from q3_runtime.windows import checked_budget, run_windows
 
 
 class Reranker:
@@ -71,7 +70,7 @@ class Reranker:
         *,
         instruction: str | None = None,
         raw: bool = False,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         truncate: bool = True,
         errors: str = "strict",
         progress: bool = False,
@@ -84,7 +83,7 @@ class Reranker:
             pairs: nothing in their texts is read as a special token, ``<|im_end|>`` neither.
             instruction: the task in English; None takes the template's.
             raw: log-odds, logit(yes) − logit(no), instead of the probability of yes against no, 0 to 1.
-            batch_tokens: budget of one run, rows × longest row.
+            batch_tokens: budget of one run, rows × longest row; None: 2,048, on CUDA 8,192.
             truncate: cut pairs longer than the model takes, at the end of the document (said once); False: raise.
             errors: ``strict`` refuses a lone surrogate, ``replace`` puts U+FFFD there.
             progress: a progress bar on standard error.
@@ -94,7 +93,7 @@ class Reranker:
                 ProviderError in a fork.
         """
         self._runner.session()
-        check_options(batch_tokens, errors)
+        budget = checked_budget(self.provider, batch_tokens, errors)
         every = list(pairs)
 
         def encode(start: int, stop: int) -> list[Encoded]:
@@ -106,7 +105,7 @@ class Reranker:
 
         found = np.empty(len(every), dtype=np.float32)
         windows = run_windows(
-            self._runner, len(every), encode, what="score", batch_tokens=batch_tokens, max_tokens=self.manifest.max_tokens,
+            self._runner, len(every), encode, what="score", budget=budget, max_tokens=self.manifest.max_tokens,
             progress=progress,
         )  # fmt: skip
         for rows, logits in windows:

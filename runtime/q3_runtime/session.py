@@ -6,12 +6,12 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import redirect_stdout
 from functools import cache
-from importlib.metadata import distributions
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from q3_runtime import builds
 from q3_runtime.control_groups import control_groups, text_of
 from q3_runtime.errors import ProviderError, UsageError
 from q3_runtime.manifest import QuantEntry
@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"sdpa_kernel": str(1 | 2 | 16)}}
+"""Attention by flash, memory-efficient or plain kernels: cuDNN's, which GPUs of 2022 and later would get, are planned anew for
+each shape of a batch."""
 MAX_THREADS = 1024
 CPU = "--provider cpu (provider='cpu')"
 WITH_CUDA = "pip uninstall -y onnxruntime && pip install 'q3-onnx[gpu]'"
 """Beside the other build neither works."""
+BOOKKEEPING = {"ArgMax", "Cast", "Concat", "Max", "Min", "Range", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+"""Operators that a graph may leave to the CPU: onnxruntime computes lengths and shapes there by itself, on CUDA too."""
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
 """Of every graph of ours, as q3_runtime.batching.pad feeds them."""
 
@@ -77,11 +82,11 @@ def open_session(
     """
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise UsageError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}, or None")
-    ort = _onnxruntime()
+    ort = builds.load()
     if version(ort.__version__) < version(entry.min_onnxruntime):
         raise ProviderError(
             f"onnxruntime {ort.__version__} is too old for {folder}, expected {entry.min_onnxruntime} or newer; "
-            f"type: pip install -U {_build()}"
+            f"type: pip install -U {builds.installed()}"
         )
     settings = precise_entry(ort) if entry.has_int8_products and provider == PROVIDERS["cpu"] else {}
     path = folder / entry.onnx_file
@@ -102,29 +107,41 @@ def load_graph(
     Raises:
         ProviderError: onnxruntime cannot load it, or would run a part of it elsewhere.
     """
-    ort = _onnxruntime()
+    ort = builds.load()
     options = ort.SessionOptions()
     options.intra_op_num_threads = available_threads() if threads is None else threads
     options.enable_mem_pattern = False  # texts differ too much in length for plans of where things go
     options.log_severity_level = 4  # what fails is raised, and must not be on standard error beside our one line
-    elsewhere = {} if provider == PROVIDERS["cpu"] else {"session.disable_cpu_ep_fallback": "1"}
+    elsewhere = {} if provider == PROVIDERS["cpu"] else {"session.record_ep_graph_assignment_info": "1"}
     for name, value in (elsewhere | dict(settings or {})).items():
         options.add_session_config_entry(name, value)
     unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
     try:
         # By itself it would say on standard output that it tries the same once more.
-        session = ort.InferenceSession(path, options, providers=[provider], enable_fallback=False)
+        named = [(provider, PROVIDER_OPTIONS.get(provider, {}))]
+        session = ort.InferenceSession(path, options, providers=named, enable_fallback=False)
         for item in (*session.get_inputs(), *session.get_outputs()):
             _ = item.name  # raises where it is not UTF-8
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ProviderError(
             f"onnxruntime {ort.__version__} cannot run {path} on {provider}: {one_line(error)}; {unloaded}"
-            f"try {CPU}, another quant, or pip install -U {_build()}"
+            f"try {CPU}, another quant, or pip install -U {builds.installed()}"
         ) from error
     if provider not in session.get_providers():
         took = ", ".join(session.get_providers())
         raise ProviderError(f"asked for {provider}, onnxruntime took {took}; {unloaded}take {CPU}")
+    if elsewhere and (left := _left_to_others(session, provider)):
+        raise ProviderError(
+            f"onnxruntime {ort.__version__} cannot run {path} whole on {provider}: {one_line(', '.join(left))} would run "
+            f"elsewhere; try {CPU}, another quant, or pip install -U {builds.installed()}"
+        )
     return session
+
+
+def _left_to_others(session: "onnxruntime.InferenceSession", provider: str) -> list[str]:
+    """Operators that another provider would compute, but for BOOKKEEPING."""
+    parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name != provider]
+    return sorted({node.op_type for part in parts for node in part.get_nodes()} - BOOKKEEPING)
 
 
 @cache
@@ -133,7 +150,7 @@ def cuda_loads() -> bool:
 
     The driver is asked first: where there is no GPU, onnxruntime would say so on standard error.
     """
-    ort = _onnxruntime()
+    ort = builds.load()
     if PROVIDERS["cuda"] not in available_providers() or not _has_gpu():
         return False
     options = ort.SessionOptions()
@@ -157,7 +174,7 @@ def _has_gpu() -> bool:
 
 def available_providers() -> list[str]:
     """Names of the providers of the installed onnxruntime."""
-    return list(_onnxruntime().get_available_providers())
+    return list(builds.load().get_available_providers())
 
 
 def available_threads(root: Path = Path("/")) -> int:
@@ -188,29 +205,6 @@ def _cpu_quotas(root: Path) -> list[int]:
             if quota.isdecimal():  # neither max nor -1
                 found.append(int(quota) // int(period))
     return found
-
-
-def _build() -> str:
-    """Of the two builds the one that is installed."""
-    return "onnxruntime-gpu" if any(distributions(name="onnxruntime-gpu")) else "onnxruntime"
-
-
-def _onnxruntime() -> ModuleType:
-    """onnxruntime, if one build of it is installed and only one: two builds overwrite each other's files."""
-    builds = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name))]
-    if len(builds) > 1:
-        raise ProviderError(
-            f"{' and '.join(builds)} are both installed and break each other; "
-            "type: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'q3-onnx[cpu]'   (or [gpu])"
-        )
-    # From 1.29 on it reports models and machine to its maker, unless told not to before it is imported.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ProviderError("onnxruntime is not installed; type: pip install 'q3-onnx[cpu]'   (or [gpu])") from error
-    module: ModuleType = onnxruntime
-    return module
 
 
 def _preload_cuda(ort: ModuleType) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from q3_runtime.batching import BATCH_TOKENS, batches
+from q3_runtime.batching import Budget, batches, default_budget
 from q3_runtime.errors import UsageError
 from q3_runtime.runner import Runner
 from q3_runtime.tokenization import Encoded
@@ -17,16 +17,20 @@ NOUNS = {"vector": "text", "score": "pair"}
 """What comes out → what it is made of."""
 
 
-def check_options(batch_tokens: int, errors: str) -> None:
-    """Of a call.
+def checked_budget(provider: str, batch_tokens: int | None, errors: str) -> Budget:
+    """Of a call, whose options are checked; ``batch_tokens`` None: the provider's.
 
     Raises:
-        UsageError: one that is of no use.
+        UsageError: an option that is of no use.
     """
-    if type(batch_tokens) is not int or batch_tokens < 1:
-        raise UsageError(f"batch_tokens is {batch_tokens!r}, expected a whole number of at least 1, {BATCH_TOKENS} say")
+    budget = default_budget(provider)
+    if batch_tokens is not None and (type(batch_tokens) is not int or batch_tokens < 1):
+        raise UsageError(
+            f"batch_tokens is {batch_tokens!r}, expected a whole number of at least 1, {budget.batch_tokens} say, or None"
+        )
     if errors not in ("strict", "replace"):
         raise UsageError(f"errors is {errors!r}, expected 'strict' or 'replace'")
+    return budget if batch_tokens is None else budget._replace(batch_tokens=batch_tokens)
 
 
 def run_windows(
@@ -35,7 +39,7 @@ def run_windows(
     encode: Callable[[int, int], list[Encoded]],
     *,
     what: str,
-    batch_tokens: int,
+    budget: Budget,
     max_tokens: int,
     progress: bool,
 ) -> Iterator[tuple[list[int], Vectors]]:
@@ -46,7 +50,7 @@ def run_windows(
         count: N.
         encode: first row and the one behind the last → token ids of those between.
         what: ``vector`` or ``score``.
-        batch_tokens: budget of one run, rows × longest row.
+        budget: of one run.
         max_tokens: the limit at which ``encode`` cuts.
         progress: a progress bar on standard error.
 
@@ -58,7 +62,7 @@ def run_windows(
         for start in range(0, count, WINDOW):
             encoded = encode(start, min(start + WINDOW, count))
             cut += [start + i for i, item in enumerate(encoded) if item.truncated]
-            for rows in batches([len(item.ids) for item in encoded], batch_tokens):
+            for rows in batches([len(item.ids) for item in encoded], budget):
                 names = [start + row for row in rows]
                 found = runner.run([encoded[row].ids for row in rows], names)
                 check_finite(found, names, what=what)

@@ -4,11 +4,11 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from q3_runtime import strict_json
+from q3_runtime.builds import versions
 from q3_runtime.bulk import parts
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.job import Job
@@ -107,7 +107,7 @@ def finish(folder: OutFolder, job: Job, plan: Plan) -> Counts:
     counts.embedded = counts.rows - counts.quarantined
     counts.check_finite()
     head = {"schema_version": 1, "job_id": job.id, **asdict(counts), "skipped": plan.skipped}
-    head |= {"made_with": _made_with(), "job": asdict(job)}
+    head |= {"made_with": versions(LIBRARIES), "job": asdict(job)}
     with names["manifest"].open("w", encoding="utf-8") as manifest, names["files"].open(encoding="utf-8") as files:
         manifest.write(json.dumps(head, ensure_ascii=False, indent=1)[:-2] + ',\n "files": {')
         for line in files:  # a million of them are not held in memory
@@ -186,7 +186,3 @@ def verify(folder: OutFolder, tick: Callable[[int], Any] = lambda _: None) -> Co
     if strange is not None:
         raise IntegrityError(f"{strange}: not of this job, though it lies among its parts; run q3 bulk run again as before")
     return counts
-
-
-def _made_with() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES}

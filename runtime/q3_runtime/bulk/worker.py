@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from q3_runtime import errors
-from q3_runtime.batching import batches
+from q3_runtime.batching import batches, default_budget
 from q3_runtime.bulk import parts, readers
 from q3_runtime.bulk.attempts import Attempts
 from q3_runtime.bulk.folder import OutFolder
@@ -164,7 +164,7 @@ class Worker:
         encoded = self._tokenizer.encode([records[at].text or "" for at in with_text], prefix=self._job.prompt)
         vectors = np.zeros((len(records), self._model.dims), dtype=np.float32)
         n_tokens, truncated = np.zeros(len(records), dtype=np.int32), np.zeros(len(records), dtype=np.bool_)
-        for rows in batches([len(item.ids) for item in encoded]):
+        for rows in batches([len(item.ids) for item in encoded], default_budget(self._model.provider)):
             places = [with_text[row] for row in rows]
             n_tokens[places] = [len(encoded[row].ids) for row in rows]
             truncated[places] = [encoded[row].truncated for row in rows]

@@ -1,0 +1,42 @@
+"""onnxruntime's two builds, for CPUs and for CUDA: distributions of different names with the same files."""
+
+import os
+from collections.abc import Iterable
+from importlib.metadata import distributions, version
+from types import ModuleType
+
+from q3_runtime.errors import ProviderError
+
+CPU_BUILD, CUDA_BUILD = "onnxruntime", "onnxruntime-gpu"
+
+
+def installed() -> str:
+    """Of the two builds the one that is installed."""
+    return CUDA_BUILD if any(distributions(name=CUDA_BUILD)) else CPU_BUILD
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Distributions → their versions; of ``onnxruntime`` that of the build which is installed."""
+    return {name: version(installed() if name == CPU_BUILD else name) for name in names}
+
+
+def load() -> ModuleType:
+    """onnxruntime, if one build of it is installed and only one: two builds overwrite each other's files.
+
+    Raises:
+        ProviderError: none is installed, or both are.
+    """
+    builds = [name for name in (CPU_BUILD, CUDA_BUILD) if any(distributions(name=name))]
+    if len(builds) > 1:
+        raise ProviderError(
+            f"{' and '.join(builds)} are both installed and break each other; "
+            "type: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'q3-onnx[cpu]'   (or [gpu])"
+        )
+    # From 1.29 on it reports models and machine to its maker, unless told not to before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ProviderError("onnxruntime is not installed; type: pip install 'q3-onnx[cpu]'   (or [gpu])") from error
+    module: ModuleType = onnxruntime
+    return module
