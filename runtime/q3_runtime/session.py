@@ -116,6 +116,8 @@ def load_graph(
     for name, value in (elsewhere | dict(settings or {})).items():
         options.add_session_config_entry(name, value)
     unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
+    if provider == PROVIDERS["cuda"] and not _has_gpu():  # onnxruntime would say so in lines of its own
+        raise ProviderError(f"NVIDIA's driver is not here, or finds no GPU; {unloaded}take {CPU}")
     try:
         # By itself it would say on standard output that it tries the same once more.
         named = [(provider, PROVIDER_OPTIONS.get(provider, {}))]

@@ -218,14 +218,14 @@ def test_a_session_on_the_cpu_loads_no_cuda_libraries(folder, monkeypatch):
 
 @without_cuda
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_cuda_libraries_that_do_not_load_are_in_the_error_and_not_on_standard_output(folder, monkeypatch, capsys):
-    """onnxruntime looks for those that pip installed only when asked to, and prints what it cannot load."""
+def test_where_there_is_no_gpu_one_line_says_so_and_what_could_not_be_loaded(folder, monkeypatch, capfd):
+    """onnxruntime looks for the libraries that pip installed only when asked to, and prints what it cannot load, and more."""
     line = "Failed to load libcublas.so.12: cannot open shared object file"
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(line))
-    with pytest.raises(ProviderError, match=f"{line}; ") as caught:
+    with pytest.raises(ProviderError, match=f"finds no GPU; {line}; take --provider cpu") as caught:
         open_session(folder, Manifest.read(folder).quants["fp32"], CUDA)
     assert "\n" not in str(caught.value)
-    assert capsys.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_onnxruntime_says_nothing_of_a_graph_that_it_does_not_load_and_tries_no_other_provider(copy, capsys):
