@@ -217,7 +217,6 @@ def test_a_session_on_the_cpu_loads_no_cuda_libraries(folder, monkeypatch):
 
 
 @without_cuda
-@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_where_there_is_no_gpu_one_line_says_so_and_what_could_not_be_loaded(folder, monkeypatch, capfd):
     """onnxruntime looks for the libraries that pip installed only when asked to, and prints what it cannot load, and more."""
     line = "Failed to load libcublas.so.12: cannot open shared object file"
