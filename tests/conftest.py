@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from q3_runtime.builds import versions
-
 if TYPE_CHECKING:
     from q3_runtime import Embedder
 
@@ -51,6 +49,8 @@ def _group(item: pytest.Item) -> str | None:
 
 
 def pytest_report_header() -> str:
+    from q3_runtime.builds import versions  # its numpy takes the cores that a worker has: pytest_configure comes first
+
     names = ("onnxruntime", "numpy", "tokenizers", "torch", "transformers", "onnx", "onnx-ir", "onnxscript")
     return "versions: " + ", ".join(f"{name} {found}" for name, found in versions(names).items())
 

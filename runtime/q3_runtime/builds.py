@@ -16,8 +16,12 @@ def installed() -> str:
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
-    """Distributions → their versions; of ``onnxruntime`` that of the build which is installed."""
-    return {name: version(installed() if name == CPU_BUILD else name) for name in names}
+    """Distributions → their versions; ``onnxruntime`` is whichever build of it is installed.
+
+    Raises:
+        ProviderError: see :func:`load`.
+    """
+    return {name: load().__version__ if name == CPU_BUILD else version(name) for name in names}
 
 
 def load() -> ModuleType:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"sdpa_kernel": str(1 | 2 | 16)}}
-"""Attention by flash, memory-efficient or plain kernels: cuDNN's, which GPUs of 2022 and later would get, are planned anew for
-each shape of a batch."""
+"""Attention by flash, memory-efficient or plain kernels: cuDNN's, which GPUs of compute capability 9 and newer would get, are
+planned anew for each shape of a batch."""
 MAX_THREADS = 1024
 CPU = "--provider cpu (provider='cpu')"
 WITH_CUDA = "pip uninstall -y onnxruntime && pip install 'q3-onnx[gpu]'"
 """Beside the other build neither works."""
 BOOKKEEPING = {"ArgMax", "Cast", "Concat", "Max", "Min", "Range", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
-"""Operators that a graph may leave to the CPU: onnxruntime computes lengths and shapes there by itself, on CUDA too."""
+"""Names of operators that a graph may leave to the CPU: onnxruntime computes lengths and shapes there on every provider."""
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
 """Of every graph of ours, as q3_runtime.batching.pad feeds them."""
 
@@ -115,9 +115,9 @@ def load_graph(
     elsewhere = {} if provider == PROVIDERS["cpu"] else {"session.record_ep_graph_assignment_info": "1"}
     for name, value in (elsewhere | dict(settings or {})).items():
         options.add_session_config_entry(name, value)
-    unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
     if provider == PROVIDERS["cuda"] and not _has_gpu():  # onnxruntime would say so in lines of its own
-        raise ProviderError(f"NVIDIA's driver is not here, or finds no GPU; {unloaded}take {CPU}")
+        raise ProviderError(f"NVIDIA's driver is not here, or finds no GPU; take {CPU}")
+    unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
     try:
         # By itself it would say on standard output that it tries the same once more.
         named = [(provider, PROVIDER_OPTIONS.get(provider, {}))]

@@ -6,6 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from q3_runtime.batching import CPU_BUDGET, Budget, batches, default_budget
+from q3_runtime.windows import checked_budget
+
+CUDA = "CUDAExecutionProvider"
 
 
 def cost(lengths: list[int], cut: list[list[int]], budget: Budget) -> int:
@@ -49,4 +52,6 @@ def test_a_gpu_gets_more_tokens_a_run_and_fewer_runs():
     """A run takes it milliseconds, in which it could compute a thousand tokens."""
     lengths = [10 + (41 * number) % 111 for number in range(1000)]
     assert default_budget("CPUExecutionProvider") == default_budget("OpenVINOExecutionProvider") == CPU_BUDGET
-    assert 4 * len(batches(lengths, default_budget("CUDAExecutionProvider"))) < len(batches(lengths))
+    assert 4 * len(batches(lengths, default_budget(CUDA))) < len(batches(lengths))
+    assert checked_budget(CUDA, None, "strict") == default_budget(CUDA)
+    assert checked_budget(CUDA, 100, "strict") == Budget(100, default_budget(CUDA).run_tokens)

@@ -46,6 +46,11 @@ def test_a_text_alone_and_in_a_batch_has_the_same_vector_on_a_gpu(exported, quan
     assert (model.encode(TEXTS) * alone).sum(axis=1).min() >= MIN_BATCH_COSINE
 
 
+def test_attention_on_a_gpu_is_not_planned_for_each_shape(exported):
+    session = load_graph(exported / "onnx/model_fp16.onnx", PROVIDERS["cuda"])
+    assert session.get_provider_options()[PROVIDERS["cuda"]]["sdpa_kernel"] == "19"
+
+
 def test_a_folder_goes_to_the_gpu_by_itself_where_it_has_a_quant_for_it(exported, folder):
     assert (Embedder(exported).quant, Embedder(exported).provider) == ("fp16", PROVIDERS["cuda"])
     assert Embedder(exported, quant="fp32").provider == PROVIDERS["cpu"]

@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 from tests.support.signing import sign, with_graph
 
-from q3_runtime import Embedder
+from q3_runtime import Embedder, session
 from q3_runtime.errors import ProviderError, UsageError
 from q3_runtime.manifest import Manifest
 from q3_runtime.session import MAX_THREADS, available_providers, available_threads, choose, cuda_loads, load_graph, open_session
@@ -216,15 +216,26 @@ def test_a_session_on_the_cpu_loads_no_cuda_libraries(folder, monkeypatch):
     assert calls == []
 
 
-@without_cuda
-def test_where_there_is_no_gpu_one_line_says_so_and_what_could_not_be_loaded(folder, monkeypatch, capfd):
-    """onnxruntime looks for the libraries that pip installed only when asked to, and prints what it cannot load, and more."""
-    line = "Failed to load libcublas.so.12: cannot open shared object file"
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(line))
-    with pytest.raises(ProviderError, match=f"finds no GPU; {line}; take --provider cpu") as caught:
+def test_where_there_is_no_gpu_one_line_says_so(folder, monkeypatch, capfd):
+    """onnxruntime says it in several, on standard error."""
+    monkeypatch.setattr(session, "_has_gpu", lambda: False)
+    with pytest.raises(ProviderError, match="finds no GPU; take --provider cpu") as caught:
         open_session(folder, Manifest.read(folder).quants["fp32"], CUDA)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@without_cuda
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_cuda_libraries_that_do_not_load_are_in_the_error_and_not_on_standard_output(folder, monkeypatch, capsys):
+    """onnxruntime looks for those that pip installed only when asked to, and prints what it cannot load."""
+    line = "Failed to load libcublas.so.12: cannot open shared object file"
+    monkeypatch.setattr(session, "_has_gpu", lambda: True)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(line))
+    with pytest.raises(ProviderError, match=f"{line}; ") as caught:
+        open_session(folder, Manifest.read(folder).quants["fp32"], CUDA)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_onnxruntime_says_nothing_of_a_graph_that_it_does_not_load_and_tries_no_other_provider(copy, capsys):
