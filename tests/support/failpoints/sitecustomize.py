@@ -75,7 +75,7 @@ if name:
         "before the name": lambda: before(parts, "publish"),
         "after the name": lambda: after(parts, "publish"),
         "before the end": lambda: before(attempts.Attempts, "end"),
-        "before the manifest": lambda: before(finishing, "_made_with"),
+        "before the manifest": lambda: before(finishing, "versions"),
         "no room for success": lambda: before(finishing, "write_synced", no_room),
         "before success": lambda: before(finishing, "write_synced"),
         "stale": lambda: before(parts, "publish", stale_twice),
