@@ -12,7 +12,7 @@ CPU_BUILD, CUDA_BUILD = "onnxruntime", "onnxruntime-gpu"
 
 def installed() -> str:
     """Of the two builds the one that is installed."""
-    return CUDA_BUILD if any(distributions(name=CUDA_BUILD)) else CPU_BUILD
+    return CUDA_BUILD if CUDA_BUILD in _found() else CPU_BUILD
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
@@ -30,10 +30,9 @@ def load() -> ModuleType:
     Raises:
         ProviderError: none is installed, or both are.
     """
-    builds = [name for name in (CPU_BUILD, CUDA_BUILD) if any(distributions(name=name))]
-    if len(builds) > 1:
+    if len(_found()) > 1:
         raise ProviderError(
-            f"{' and '.join(builds)} are both installed and break each other; "
+            f"{' and '.join(_found())} are both installed and break each other; "
             "type: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'q3-onnx[cpu]'   (or [gpu])"
         )
     # From 1.29 on it reports models and machine to its maker, unless told not to before it is imported.
@@ -44,3 +43,7 @@ def load() -> ModuleType:
         raise ProviderError("onnxruntime is not installed; type: pip install 'q3-onnx[cpu]'   (or [gpu])") from error
     module: ModuleType = onnxruntime
     return module
+
+
+def _found() -> list[str]:
+    return [name for name in (CPU_BUILD, CUDA_BUILD) if any(distributions(name=name))]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"sdpa_kernel": str(1 | 2 | 16)}}
+PROVIDER_OPTIONS = {PROVIDERS["cuda"]: {"sdpa_kernel": str(1 | 2 | 16)}}
 """Attention by flash, memory-efficient or plain kernels: cuDNN's, which GPUs of compute capability 9 and newer would get, are
 planned anew for each shape of a batch."""
 MAX_THREADS = 1024
@@ -30,7 +30,7 @@ CPU = "--provider cpu (provider='cpu')"
 WITH_CUDA = "pip uninstall -y onnxruntime && pip install 'q3-onnx[gpu]'"
 """Beside the other build neither works."""
 BOOKKEEPING = {"ArgMax", "Cast", "Concat", "Max", "Min", "Range", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
-"""Names of operators that a graph may leave to the CPU: onnxruntime computes lengths and shapes there on every provider."""
+"""Names of operators that a graph may leave to the CPU: onnxruntime computes lengths and shapes there, on CUDA too."""
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
 """Of every graph of ours, as q3_runtime.batching.pad feeds them."""
 
@@ -112,8 +112,8 @@ def load_graph(
     options.intra_op_num_threads = available_threads() if threads is None else threads
     options.enable_mem_pattern = False  # texts differ too much in length for plans of where things go
     options.log_severity_level = 4  # what fails is raised, and must not be on standard error beside our one line
-    elsewhere = {} if provider == PROVIDERS["cpu"] else {"session.record_ep_graph_assignment_info": "1"}
-    for name, value in (elsewhere | dict(settings or {})).items():
+    recorded = {} if provider == PROVIDERS["cpu"] else {"session.record_ep_graph_assignment_info": "1"}
+    for name, value in (recorded | dict(settings or {})).items():
         options.add_session_config_entry(name, value)
     if provider == PROVIDERS["cuda"] and not _has_gpu():  # onnxruntime would say so in lines of its own
         raise ProviderError(f"NVIDIA's driver is not here, or finds no GPU; take {CPU}")
@@ -132,7 +132,7 @@ def load_graph(
     if provider not in session.get_providers():
         took = ", ".join(session.get_providers())
         raise ProviderError(f"asked for {provider}, onnxruntime took {took}; {unloaded}take {CPU}")
-    if elsewhere and (left := _left_to_others(session, provider)):
+    if recorded and (left := _left_to_others(session, provider)):
         raise ProviderError(
             f"onnxruntime {ort.__version__} cannot run {path} whole on {provider}: {one_line(', '.join(left))} would run "
             f"elsewhere; try {CPU}, another quant, or pip install -U {builds.installed()}"
