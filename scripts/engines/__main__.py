@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 MIX_ROWS = 32
 """Texts of a mix that are run together, sorted by length, as sentence-transformers does with its defaults."""
 WARM, TIMED = 2, 30
-"""Runs of one query. Other shapes: one that warms up, and one or more that count, of SMALL tokens or less several."""
-SMALL, SMALL_TIMED = 128, 5
+"""Runs of one query that warm up and that count. Of other shapes one warms up."""
+MOST_TIMED, ENOUGH = 5, 10.0
+"""Runs of another shape that count, at most, and seconds after which no more begins."""
 
 
 def main() -> int:
@@ -58,10 +59,11 @@ def measured(load: Callable[[], Callable], batches: Callable, job: dict) -> dict
     gc.collect()
     started = time.perf_counter()
     run = load()
-    found: dict = {"load": [time.perf_counter() - started], "shapes": {}, "mixes": {}}
+    found: dict = {"load": time.perf_counter() - started, "shapes": {}, "mixes": {}}
+    run(job["shapes"][job["query"]])
+    found["first"] = time.perf_counter() - started
     for name, rows in job["shapes"].items():
-        tokens = sum(map(len, rows))
-        warm, timed = (WARM, TIMED) if name == job["query"] else (1, SMALL_TIMED if tokens <= SMALL else 1)
+        warm, timed = (WARM, TIMED) if name == job["query"] else (1, MOST_TIMED)
         found["shapes"][name] = seconds(lambda: run(rows), warm, timed)  # noqa: B023  # run in this turn
         if name == "8x128":
             found["memory"] = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -93,13 +95,15 @@ def sorted_rows(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def seconds(work: Callable[[], object], warm: int, timed: int) -> list[float]:
-    """Of each run that counts."""
-    found = []
-    for _ in range(warm + timed):
+    """Of each run that counts: ``timed``, or as many as begin in time."""
+    for _ in range(warm):
+        work()
+    found: list[float] = []
+    while len(found) < timed and sum(found) < ENOUGH:
         started = time.perf_counter()
         work()
         found.append(time.perf_counter() - started)
-    return found[warm:]
+    return found
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def load(checkpoint: Path, variant: str, folder: Path, threads: int) -> Callable
     batch = ll.llama_batch_init(BATCH_TOKENS, 0, 1)
 
     def run(rows):
-        ll.llama_memory_clear(ll.llama_get_memory(context), True)
+        ll.llama_memory_clear(ll.llama_get_memory(context), False)
         batch.n_tokens = sum(map(len, rows))
         place = 0
         for number, row in enumerate(rows):
@@ -80,6 +81,12 @@ def load(checkpoint: Path, variant: str, folder: Path, threads: int) -> Callable
         vectors = np.array(found, np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
+    def free():
+        ll.llama_batch_free(batch)
+        ll.llama_free(context)
+        ll.llama_model_free(model)
+
+    weakref.finalize(run, free)
     return run
 
 
