@@ -9,6 +9,7 @@ from pathlib import Path
 
 from q3_export.recipes import DEFAULT_QUANT, LAYOUTS, RECIPES
 from q3_export.specs import SPECS
+from q3_runtime.builds import with_extras
 from q3_runtime.command_line import Parser, print_json, run_safely
 from q3_runtime.errors import UsageError
 
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"q3-export needs more than is installed (missing: {', '.join(missing)}); type: pip install 'q3-onnx[export,cpu]'"
+            f"q3-export needs more than is installed (missing: {', '.join(missing)}); type: {with_extras('export')}"
         )
     return _verify(args) if args.verb == "verify" else _export(args)
 

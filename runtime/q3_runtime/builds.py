@@ -1,8 +1,9 @@
-"""onnxruntime's two builds, for CPUs and for CUDA: distributions of different names with the same files."""
+"""onnxruntime's builds, for CPUs, for CUDA and others': distributions of different names with the same files."""
 
 import os
 from collections.abc import Iterable
 from importlib.metadata import distributions, version
+from importlib.util import find_spec
 from types import ModuleType
 
 from q3_runtime.errors import ProviderError
@@ -10,9 +11,20 @@ from q3_runtime.errors import ProviderError
 CPU_BUILD, CUDA_BUILD = "onnxruntime", "onnxruntime-gpu"
 
 
-def installed() -> str:
-    """Of the two builds the one that is installed."""
-    return CUDA_BUILD if CUDA_BUILD in _found() else CPU_BUILD
+def newer() -> str:
+    """What to type for a newer one of the build that is installed; with CUDA's libraries, which pip leaves out unless asked.
+
+    Raises:
+        ProviderError: see :func:`load`.
+    """
+    name = load().package_name
+    return f"pip install -U '{CUDA_BUILD}[cuda,cudnn]'" if name == CUDA_BUILD else f"pip install -U {name}"
+
+
+def with_extras(*extras: str) -> str:
+    """What to type for extras of ours, beside the onnxruntime that is there; two builds would break each other."""
+    chosen = extras if find_spec(CPU_BUILD) else ("cpu", *extras)
+    return f"pip install 'q3-onnx[{','.join(chosen)}]'"
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:
@@ -40,6 +52,11 @@ def load() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
+        if find_spec(CPU_BUILD):
+            raise ProviderError(
+                f"onnxruntime cannot be imported: {' '.join(str(error).split())}; on Windows it needs Microsoft's Visual C++ "
+                f"runtime; else type: pip install --force-reinstall --no-deps {' '.join(_found()) or CPU_BUILD}"
+            ) from error
         raise ProviderError("onnxruntime is not installed; type: pip install 'q3-onnx[cpu]'   (or [gpu])") from error
     module: ModuleType = onnxruntime
     return module

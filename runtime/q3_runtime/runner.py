@@ -14,7 +14,7 @@ from q3_runtime.errors import ProviderError, TooLargeError, UsageError
 from q3_runtime.interruptible import InterruptibleSession
 from q3_runtime.memory import ModelSizes, available_memory, give_back_freed
 from q3_runtime.memory_share import SHARE
-from q3_runtime.session import one_line
+from q3_runtime.session import CPU, one_line
 from q3_runtime.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NO_MEMORY = re.compile("bad_alloc|bad allocation|failed to allocate|alloc_failed
 EMPTIED_AFTER = 1 << 30
 """Bytes that runs took together, after which the heap is emptied: runs of many sizes leave holes in it, more with every hour.
 Emptied after every run it would make small ones a tenth slower."""
-ANOTHER = "try another quant, or export or download the folder again"
+ANOTHER = f"try another quant, {CPU} where it ran elsewhere, or export or download the folder again"
 
 
 class Runner:

@@ -25,6 +25,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 PROVIDER_OPTIONS = {PROVIDERS["cuda"]: {"sdpa_kernel": str(1 | 2 | 16)}}
 """Attention by flash, memory-efficient or plain kernels: cuDNN's, which GPUs of compute capability 9 and newer would get, are
 planned anew for each shape of a batch."""
+NO_DEVICE = 100
+"""CUDA's error where the driver is there and a GPU is not."""
 MAX_THREADS = 1024
 CPU = "--provider cpu (provider='cpu')"
 WITH_CUDA = "pip uninstall -y onnxruntime && pip install 'q3-onnx[gpu]'"
@@ -86,7 +88,7 @@ def open_session(
     if version(ort.__version__) < version(entry.min_onnxruntime):
         raise ProviderError(
             f"onnxruntime {ort.__version__} is too old for {folder}, expected {entry.min_onnxruntime} or newer; "
-            f"type: pip install -U {builds.installed()}"
+            f"type: {builds.newer()}"
         )
     settings = precise_entry(ort) if entry.has_int8_products and provider == PROVIDERS["cpu"] else {}
     path = folder / entry.onnx_file
@@ -115,8 +117,8 @@ def load_graph(
     recorded = {} if provider == PROVIDERS["cpu"] else {"session.record_ep_graph_assignment_info": "1"}
     for name, value in (recorded | dict(settings or {})).items():
         options.add_session_config_entry(name, value)
-    if provider == PROVIDERS["cuda"] and not _has_gpu():  # onnxruntime would say so in lines of its own
-        raise ProviderError(f"NVIDIA's driver is not here, or finds no GPU; take {CPU}")
+    if provider == PROVIDERS["cuda"] and (problem := _gpu_problem()):  # onnxruntime would say so in lines of its own
+        raise ProviderError(f"{problem}; take {CPU}")
     unloaded = _preload_cuda(ort) if provider == PROVIDERS["cuda"] else ""
     try:
         # By itself it would say on standard output that it tries the same once more.
@@ -127,21 +129,29 @@ def load_graph(
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ProviderError(
             f"onnxruntime {ort.__version__} cannot run {path} on {provider}: {one_line(error)}; {unloaded}"
-            f"try {CPU}, another quant, or pip install -U {builds.installed()}"
+            f"try {CPU}, another quant, or {builds.newer()}"
         ) from error
     if provider not in session.get_providers():
         took = ", ".join(session.get_providers())
-        raise ProviderError(f"asked for {provider}, onnxruntime took {took}; {unloaded}take {CPU}")
+        raise ProviderError(f"asked for {provider}, onnxruntime took {took}; {unloaded}take {CPU}, or type: {builds.newer()}")
     if recorded and (left := _left_to_others(session, provider)):
         raise ProviderError(
             f"onnxruntime {ort.__version__} cannot run {path} whole on {provider}: {one_line(', '.join(left))} would run "
-            f"elsewhere; try {CPU}, another quant, or pip install -U {builds.installed()}"
+            f"elsewhere; try {CPU}, another quant, or {builds.newer()}"
         )
     return session
 
 
 def _left_to_others(session: "onnxruntime.InferenceSession", provider: str) -> list[str]:
-    """Operators that another provider would compute, but for BOOKKEEPING."""
+    """Operators that another provider would compute, but for BOOKKEEPING.
+
+    Raises:
+        ProviderError: onnxruntime is older than 1.24 and does not say.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        raise ProviderError(
+            f"onnxruntime does not say here what would run on {provider}; take {CPU}, or type: {builds.newer()}"
+        )
     parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name != provider]
     return sorted({node.op_type for part in parts for node in part.get_nodes()} - BOOKKEEPING)
 
@@ -153,7 +163,7 @@ def cuda_loads() -> bool:
     The driver is asked first: where there is no GPU, onnxruntime would say so on standard error.
     """
     ort = builds.load()
-    if PROVIDERS["cuda"] not in available_providers() or not _has_gpu():
+    if PROVIDERS["cuda"] not in available_providers() or _gpu_problem():
         return False
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -165,13 +175,17 @@ def cuda_loads() -> bool:
     return PROVIDERS["cuda"] in session.get_providers()
 
 
-def _has_gpu() -> bool:
+def _gpu_problem() -> str:
+    """Why no GPU can be used; empty where one can."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return False
+        return "NVIDIA's driver is not here"
     count = ctypes.c_int()
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if error not in (0, NO_DEVICE):
+        return f"NVIDIA's driver fails with CUDA's error {error}, see nvidia-smi"
+    return "" if count.value else "NVIDIA's driver finds no GPU"
 
 
 def available_providers() -> list[str]:

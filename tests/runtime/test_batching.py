@@ -5,7 +5,10 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from q3_runtime.batching import CPU_BUDGET, Budget, batches, default_budget
+from q3_runtime import Embedder, Reranker
+from q3_runtime.batching import BUDGETS, CPU_BUDGET, Budget, batches, default_budget
+from q3_runtime.interruptible import InterruptibleSession
+from q3_runtime.probing import run_all
 from q3_runtime.windows import checked_budget
 
 CUDA = "CUDAExecutionProvider"
@@ -55,3 +58,21 @@ def test_a_gpu_gets_more_tokens_a_run_and_fewer_runs():
     assert 4 * len(batches(lengths, default_budget(CUDA))) < len(batches(lengths))
     assert checked_budget(CUDA, None, "strict") == default_budget(CUDA)
     assert checked_budget(CUDA, 100, "strict") == Budget(100, default_budget(CUDA).run_tokens)
+
+
+def test_models_run_in_batches_of_their_provider_s_budget(folder, reranker_folder, monkeypatch):
+    model, reranker = Embedder(folder), Reranker(reranker_folder, quant="fp32")
+    runs = []
+    run = InterruptibleSession.run
+    monkeypatch.setattr(InterruptibleSession, "run", lambda *given: [runs.append(given), run(*given)][1])
+    texts = ["one", "two", "three"]
+    ids = [item.ids for item in model.tokenizer.encode(texts)]
+    calls = (lambda: model.encode(texts), lambda: run_all(model, ids), lambda: reranker.rank("query", texts))
+    counts = []
+    for budget in (CPU_BUDGET, Budget(1, 0)):
+        monkeypatch.setitem(BUDGETS, "CPUExecutionProvider", budget)
+        for call in calls:
+            runs.clear()
+            call()
+            counts.append(len(runs))
+    assert counts == [1, 1, 1, 3, 3, 3]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from q3_export import export_model
 from q3_runtime import Embedder, Reranker
@@ -13,7 +14,10 @@ from q3_runtime.quants import CUDA_ORDER, MAX_BATCH_SCORE_DELTA, MIN_BATCH_COSIN
 from q3_runtime.runner import NO_MEMORY
 from q3_runtime.session import PROVIDERS, cuda_loads, load_graph
 
-pytestmark = pytest.mark.skipif(not cuda_loads(), reason="no GPU here, or onnxruntime's build for CPUs")
+pytestmark = [
+    pytest.mark.skipif(not cuda_loads(), reason="no GPU here, or onnxruntime's build for CPUs"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here, or PyTorch's build for CPUs"),
+]
 TEXTS = ["", "a", "one text", "and a longer one, " * 20, "東京タワー 夜景", "import numpy as np\n" * 40]
 NEAR = 0.9999
 """Least cosine of a vector in float16 from a GPU to that from a CPU, of which each is as near to float32."""

@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 from tests.support.signing import sign, with_graph
 
+from q3_export import export_model
 from q3_runtime import Embedder, session
 from q3_runtime.errors import ProviderError, UsageError
 from q3_runtime.manifest import Manifest
@@ -25,6 +26,12 @@ from q3_runtime.session import MAX_THREADS, available_providers, available_threa
 
 CPU, CUDA, AZURE = "CPUExecutionProvider", "CUDAExecutionProvider", "AzureExecutionProvider"
 ALL = ("fp32", "fp16", "int8", "q8", "q4", "q4f16")
+
+
+@pytest.fixture(scope="module")
+def half(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint in a quant that goes to CUDA by itself."""
+    return export_model(checkpoint, quant="fp16", out=tmp_path_factory.mktemp("exports") / "half-onnx", no_verify=True)
 
 
 @pytest.fixture
@@ -37,19 +44,25 @@ def named_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     cuda_loads.cache_clear()
 
 
+def driver(error: int = 0, gpus: int = 0) -> SimpleNamespace:
+    """NVIDIA's, which starts with this error and finds so many GPUs."""
+
+    def count(found: Any) -> int:
+        found._obj.value = gpus
+        return 0
+
+    return SimpleNamespace(cuInit=lambda _: error, cuDeviceGetCount=count)
+
+
 @pytest.fixture
 def cuda(named_cuda: pytest.MonkeyPatch) -> None:
     """The same with a GPU."""
-
-    def count(found: Any) -> int:
-        found._obj.value = 1
-        return 0
 
     class Session:
         def __init__(self, *_: object, providers: list[str], **__: object) -> None:
             self.get_providers = lambda: [*providers, CPU]
 
-    named_cuda.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(cuInit=lambda _: 0, cuDeviceGetCount=count))
+    named_cuda.setattr(ctypes, "CDLL", lambda _: driver(gpus=1))
     named_cuda.setattr(onnxruntime, "InferenceSession", Session)
 
 
@@ -111,11 +124,11 @@ def test_where_cuda_loads_the_quants_of_cuda_go_there(available, quant, provider
 
 @without_cuda
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_where_onnxruntime_names_cuda_and_cannot_load_it_auto_is_the_cpu(folder, named_cuda, capfd):
+def test_where_onnxruntime_names_cuda_and_cannot_load_it_auto_is_the_cpu(half, named_cuda, capfd):
     assert choose(ALL, None, "auto") == ("int8", CPU)
     assert choose(ALL, "fp16", "auto") == ("fp16", CPU)
     assert choose(ALL, None, "cuda") == ("fp16", CUDA)
-    assert Embedder(folder).provider == CPU
+    assert Embedder(half).provider == CPU
     assert capfd.readouterr() == ("", "")
 
 
@@ -176,8 +189,8 @@ def test_an_unknown_provider_is_refused_with_what_there_is(folder, provider):
 
 
 @without_cuda
-def test_auto_falls_back_to_the_cpu(folder):
-    model = Embedder(folder, provider="auto")
+def test_auto_falls_back_to_the_cpu(half):
+    model = Embedder(half, provider="auto")
     assert model.provider == CPU
     assert np.isfinite(model.encode("text")).all()
 
@@ -216,10 +229,13 @@ def test_a_session_on_the_cpu_loads_no_cuda_libraries(folder, monkeypatch):
     assert calls == []
 
 
-def test_where_there_is_no_gpu_one_line_says_so(folder, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    ("error", "said"), [(0, "finds no GPU"), (100, "finds no GPU"), (803, "fails with CUDA's error 803, .*")]
+)
+def test_where_there_is_no_gpu_one_line_says_so(folder, monkeypatch, capfd, error, said):
     """onnxruntime says it in several, on standard error."""
-    monkeypatch.setattr(session, "_has_gpu", lambda: False)
-    with pytest.raises(ProviderError, match="finds no GPU; take --provider cpu") as caught:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: driver(error=error))
+    with pytest.raises(ProviderError, match=f"NVIDIA's driver {said}; take --provider cpu") as caught:
         open_session(folder, Manifest.read(folder).quants["fp32"], CUDA)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
@@ -230,7 +246,7 @@ def test_where_there_is_no_gpu_one_line_says_so(folder, monkeypatch, capfd):
 def test_cuda_libraries_that_do_not_load_are_in_the_error_and_not_on_standard_output(folder, monkeypatch, capsys):
     """onnxruntime looks for those that pip installed only when asked to, and prints what it cannot load."""
     line = "Failed to load libcublas.so.12: cannot open shared object file"
-    monkeypatch.setattr(session, "_has_gpu", lambda: True)
+    monkeypatch.setattr(session, "_gpu_problem", lambda: "")
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(line))
     with pytest.raises(ProviderError, match=f"{line}; ") as caught:
         open_session(folder, Manifest.read(folder).quants["fp32"], CUDA)

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from q3_runtime.builds import with_extras
 from q3_runtime.bulk.folder import OutFolder
 from q3_runtime.bulk.tasks import Plan
 from q3_runtime.bulk.worker import Options, Worker, told
@@ -86,7 +87,7 @@ def run_ray(
         import ray.data
         import ray.exceptions
     except ImportError as error:
-        raise UsageError(f"{error.name} is not installed; type: pip install 'q3-onnx[cpu,bulk,ray]'") from error
+        raise UsageError(f"{error.name} is not installed; type: {with_extras('bulk', 'ray')}") from error
     if ray.is_initialized():
         raise UsageError("Ray is in use in this process already; run q3 bulk in a process of its own")
     own = {"num_cpus": workers * options.threads + 1, "object_store_memory": OBJECT_STORE, "include_dashboard": False}

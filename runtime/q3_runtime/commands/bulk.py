@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from q3_runtime.builds import with_extras
 from q3_runtime.command_line import Terminated, print_json
 from q3_runtime.commands.options import add_model_arguments, add_prompt_arguments, add_vector_arguments
 from q3_runtime.errors import StoppedError, UsageError
@@ -33,7 +34,7 @@ def run(args: Namespace) -> int:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise UsageError("pyarrow is not installed; type: pip install 'q3-onnx[cpu,bulk]'") from error
+        raise UsageError(f"pyarrow is not installed; type: {with_extras('bulk')}") from error
     _, _, run_verb = VERBS[args.bulk_verb]
     return run_verb(args)
 

@@ -4,6 +4,7 @@ import os
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
+from q3_runtime.builds import with_extras
 from q3_runtime.commands.options import read_input
 from q3_runtime.errors import InputError, UsageError
 
@@ -48,7 +49,7 @@ def run(args: Namespace) -> int:
         from q3_runtime.server.scheduling import Limits
         from q3_runtime.server.serving import Options, parse_model, serve
     except ImportError as error:
-        raise UsageError(f"{error.name} is not installed; type: pip install 'q3-onnx[cpu,serve]'") from error
+        raise UsageError(f"{error.name} is not installed; type: {with_extras('serve')}") from error
     limits = Limits(args.max_batch_tokens, args.max_queue_tokens, args.queue_timeout)
     models = Models([], limits, args.max_client_batch_size, args.max_concurrent_requests)
     service = Service(models, api_key=_api_key(args.api_key_file), payload_limit=args.payload_limit)

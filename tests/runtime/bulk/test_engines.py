@@ -94,7 +94,7 @@ def test_without_ray_one_line_says_what_to_type(mini_folder, source, tmp_path):
     code = f"import sys; sys.modules['ray'] = None; from q3_runtime.cli import main; sys.exit(main({arguments!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "ray is not installed; type: pip install 'q3-onnx[cpu,bulk,ray]'" in done.stderr.splitlines()[-1]
+    assert "ray is not installed; type: pip install 'q3-onnx[bulk,ray]'" in done.stderr.splitlines()[-1]
 
 
 def test_memory_does_not_grow_with_the_input(mini_folder, tmp_path):
