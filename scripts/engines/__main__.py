@@ -10,12 +10,11 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).parent))
-MIX_ROWS = 32
-"""Texts of a mix that are run together, sorted by length, as sentence-transformers does with its defaults."""
 WARM, TIMED = 2, 30
 """Runs of one query that warm up and that count. Of other shapes one warms up."""
 MOST_TIMED, ENOUGH = 5, 10.0
@@ -33,9 +32,9 @@ def main() -> int:
         print(json.dumps(None))
         return 0
     load = lambda: ready_for_text(engine, Path(checkpoint), variant, Path(folder), job["threads"])  # noqa: E731
-    batches = getattr(engine, "batches", sorted_rows)
+    batches = lambda what: getattr(engine, "batches", None) or partial(sorted_rows, most=job["batch_rows"][what])  # noqa: E731
     if verb == "embed":
-        print(json.dumps(embedded(load(), batches, job["texts"])))
+        print(json.dumps(embedded(load(), batches("texts"), job["texts"])))
     else:
         disk = getattr(engine, "disk", size)(Path(checkpoint), variant, Path(folder))
         print(json.dumps(measured(load, batches, job) | {"disk": disk}))
@@ -53,7 +52,7 @@ def ready_for_text(engine: ModuleType, checkpoint: Path, variant: str, folder: P
     return lambda rows, tokenizer=tokenizer: run(rows)  # noqa: ARG005
 
 
-def measured(load: Callable[[], Callable], batches: Callable, job: dict) -> dict:
+def measured(load: Callable[[], Callable], batches: Callable[[str], Callable], job: dict) -> dict:
     """Seconds of everything, each list the repetitions of one run; the peak of resident memory in bytes after 8 x 128."""
     load()  # from a cold disk, and for what is remembered from the first time
     gc.collect()
@@ -68,7 +67,7 @@ def measured(load: Callable[[], Callable], batches: Callable, job: dict) -> dict
         if name == "8x128":
             found["memory"] = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
     for name, rows in job["mixes"].items():
-        found["mixes"][name] = seconds(lambda: embedded(run, batches, rows), 0, 1)  # noqa: B023
+        found["mixes"][name] = seconds(lambda: embedded(run, batches(name), rows), 0, 1)  # noqa: B023
     return found
 
 
@@ -87,11 +86,11 @@ def embedded(run: Callable, batches: Callable, rows: Sequence[list[int]]) -> lis
     return vectors
 
 
-def sorted_rows(lengths: Sequence[int]) -> Iterator[list[int]]:
+def sorted_rows(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     """Places of the rows of each batch, the longest first."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    for start in range(0, len(order), MIX_ROWS):
-        yield order[start : start + MIX_ROWS]
+    for start in range(0, len(order), most):
+        yield order[start : start + most]
 
 
 def seconds(work: Callable[[], object], warm: int, timed: int) -> list[float]:

@@ -21,8 +21,8 @@ Made by `scripts/bench --peers`. Qwen3-Embedding-0.6B's shape with random weight
 Tokens per second of text: padding is not counted, and is an engine's own matter. Medians of rounds in which the engines take
 turns, a process each. *news*: lines of news in eight languages; *paragraphs*: paragraphs of Wikipedia and questions on them in
 four languages; engines without a way of their own run 32 texts at a time, sorted by length, as sentence-transformers does.
-The mixes are one call with 8,000 tokens, of slow engines with 4,000: texts of one batch differ much in length. *of many*: some
-of the batches that 1,600 such texts make, 5,000 tokens with hardly any padding, as in a large corpus.
+The mixes are one call with 8,000 tokens, of slow engines with 4,000: texts of one batch differ much in length. *of many*: 8
+neighbours at a time of 1,600 such texts sorted by length, 5,000 tokens with hardly any padding, as in a large corpus.
 
 Cosine is to PyTorch in float32 on a checkpoint of 28 layers with the outliers of the published weights: mean and least. An
 engine below the floor of int8 (mean {mean}, least {min}) is set in brackets and is no peer to beat. Memory is the peak of

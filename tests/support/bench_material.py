@@ -38,8 +38,8 @@ def first(rows: Iterable[Sequence[int]], tokens: int) -> list[Sequence[int]]:
     raise SystemExit(f"{held} tokens of text, expected {tokens}; set Q3_SHARED")
 
 
-def neighbours(rows: Sequence[Sequence[int]], tokens: int, size: int = 32) -> list[Sequence[int]]:
-    """Some of the batches that all rows make when they are sorted by length, of about so many tokens, at equal distances."""
+def neighbours(rows: Sequence[Sequence[int]], tokens: int, size: int) -> list[Sequence[int]]:
+    """Of all rows sorted by length, the longest first, ``size`` that stand together, at equal distances: about ``tokens``."""
     ordered = sorted(rows, key=len, reverse=True)
     groups = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     step = max(1, round(sum(map(len, rows)) / tokens))
