@@ -142,7 +142,7 @@ def _plot(mode: str, found: dict[str, Any]) -> None:
     mpl.rcParams["svg.hashsalt"] = "q3"
     figures = _figures(found)
     engines = list(figures)
-    figure = Figure(figsize=(8, 0.5 + 0.4 * len(engines)), layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.4 * len(engines)), layout="constrained")
     axes = figure.subplots()
     mixes = [name for name in figures[engines[0]]["tokens_per_second"] if not name[0].isdigit()]
     height = 0.8 / len(mixes)
