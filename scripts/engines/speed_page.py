@@ -153,6 +153,6 @@ def _plot(mode: str, found: dict[str, Any]) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="tokens per second")
     figure.suptitle(f"Qwen3-Embedding-0.6B's shape, {mode}, 2 threads")  # of the figure, as the names beside the axes are long
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=len(mixes))
     _plot_path(mode).parent.mkdir(exist_ok=True)
     figure.savefig(_plot_path(mode), metadata={"Date": None})
