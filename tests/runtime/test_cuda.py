@@ -79,8 +79,6 @@ def test_a_pair_alone_and_in_a_batch_has_the_same_score_on_a_gpu(reranker, quant
 
 def test_a_gpu_that_is_full_gets_halves_of_a_batch(exported):
     """PyTorch takes the rest of the GPU's memory behind onnxruntime's back."""
-    import torch
-
     model = Embedder(exported, quant="fp16", provider="cuda")
     texts = [f"{number} " + "word " * 400 for number in range(64)]
     expected = model.encode(texts, batch_tokens=1)
