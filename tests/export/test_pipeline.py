@@ -134,12 +134,13 @@ def test_the_same_inputs_give_the_same_bytes(folder: Path, checkpoint: Path, tmp
     assert "not measured" in (again / "README.md").read_text()
 
 
-def test_another_process_gives_the_same_bytes_of_every_quant(checkpoint: Path, tmp_path: Path) -> None:
+def test_another_process_gives_the_same_bytes_of_every_quant(checkpoint: Path, few: Path, tmp_path: Path) -> None:
     """With other hashes of strings, so another order of every set."""
     quants = ",".join(RECIPES)
-    one = export_model(checkpoint, quant=quants, out=tmp_path / "one")
+    one = export_model(checkpoint, quant=quants, out=tmp_path / "one", probes=few)
     two = tmp_path / "two"
     command = [sys.executable, "-m", "q3_export.cli", "--model", str(checkpoint), "--quant", quants, "--out", str(two)]
+    command += ["--probes", str(few)]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": "7"})
     names = [path.relative_to(one) for path in sorted(one.rglob("*")) if path.is_file()]
     assert names == [path.relative_to(two) for path in sorted(two.rglob("*")) if path.is_file()]

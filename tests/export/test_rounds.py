@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.checkpoints import MINI, write_checkpoint
+from tests.support.few_texts import write_few_texts
 
 from q3_export import export_model
 from q3_export.recipes import RECIPES
@@ -38,10 +39,18 @@ def sensitive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("sensitive") / "Mini-Sensitive", MINI, embedding_std=0.2)
 
 
-def test_a_poisoned_weight_ends_in_exit_code_4_names_the_worst_probes_and_leaves_nothing(healthy: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def few(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name few short texts."""
+    return write_few_texts(healthy, tmp_path_factory.mktemp("few"))
+
+
+def test_a_poisoned_weight_ends_in_exit_code_4_names_the_worst_probes_and_leaves_nothing(
+    healthy: Path, few: list[str], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, "-c", POISON, "--model", str(healthy), "--quant", "q8", "--out", str(out), "--json"],
+        [sys.executable, "-c", POISON, "--model", str(healthy), "--quant", "q8", "--out", str(out), "--json", *few],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 4, done.stderr

@@ -83,6 +83,26 @@ def test_the_figures_on_its_card_are_the_figures_it_has(
     assert printed["XQuAD recall@10, en"] == found
 
 
+@pytest.mark.parametrize(("quant", "tolerance"), [("int8", 0.005), ("q8", 0.005), ("q4", 0.02)])
+def test_in_fewer_bits_they_are_worth_hardly_less(
+    mini_folder: Path,
+    encode_query: quality.Encode,
+    encode_document: quality.Encode,
+    shared_text: Path,
+    quant: str,
+    tolerance: float,
+) -> None:
+    data = quality.xquad(shared_text, "en")
+
+    def worth(query: quality.Encode, document: quality.Encode) -> tuple[float, float]:
+        recall = quality.recall_at_10(query(data.questions), document(data.paragraphs), data.answers)
+        return quality.sts_spearman(document, shared_text), recall
+
+    with Embedder(mini_folder, quant=quant) as model:
+        found, exact = worth(model.encode_query, model.encode_document), worth(encode_query, encode_document)
+    assert all(ours >= full - tolerance for ours, full in zip(found, exact, strict=True)), (found, exact)
+
+
 def test_transformers_gives_the_same_vectors(mini: Embedder) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
