@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from q3_runtime.errors import ModelError
+from q3_runtime.git_lfs import PULL, is_pointer
 
 ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3Model")
 SIZES = (
@@ -26,7 +27,8 @@ def read_json(path: Path, fault: str | None = None) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}), expected a Qwen3 checkpoint; download it again", fault=fault
         ) from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not JSON ({error}); download it again", fault=fault) from error
+        problem = PULL if is_pointer(path) else f"not JSON ({error}); download it again"
+        raise ModelError(f"{path}: {problem}", fault=fault) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: a {type(content).__name__}, expected a JSON object; download it again", fault=fault)
     return content

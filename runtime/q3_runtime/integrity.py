@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from q3_runtime.errors import IntegrityError
+from q3_runtime.git_lfs import PULL, is_pointer
 from q3_runtime.graph_scan import POINTS_TO_A_FILE, External, GraphError, References, scan
 from q3_runtime.hash_memory import HashMemory, sha256
 from q3_runtime.hub_cache import is_blob
@@ -32,7 +33,7 @@ def check_files(folder: Path, files: Mapping[str, FileEntry], *, hashes: bool = 
         _check_place(folder, name, entry)
         path = folder / name
         if hashes and (size := path.stat().st_size) != entry.bytes:
-            raise IntegrityError(f"{path}: {size} bytes, expected {entry.bytes}; {AGAIN}")
+            raise IntegrityError(f"{path}: " + (PULL if is_pointer(path) else f"{size} bytes, expected {entry.bytes}; {AGAIN}"))
     if not hashes:
         return
     memory = HashMemory() if remember else None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from q3_runtime import strict_json
 from q3_runtime.errors import ModelError
+from q3_runtime.git_lfs import PULL, is_pointer
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 ITEM_BYTES = {
@@ -40,6 +41,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises:
         ModelError: anything that is not a complete, well-formed file; the message names the file and the sizes.
     """
+    if is_pointer(path):
+        raise ModelError(f"{path.name}: {PULL}", fault="E_ST_HEADER")
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)

@@ -273,6 +273,12 @@ def test_e2_a_header_longer_than_the_file_is_refused_with_both_sizes(single):
     refused(single, "E_SHARD_TRUNCATED", "header ends at 90000008", (single / SINGLE).stat().st_size)
 
 
+@pytest.mark.parametrize(("name", "fault"), [(SINGLE, "E_ST_HEADER"), ("tokenizer.json", "E_TOKENIZER")])
+def test_e2_a_pointer_of_git_lfs_is_said_to_be_one(single, name, fault):
+    (single / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:6f\nsize 3\n")
+    refused(single, fault, name, "a pointer of Git LFS", "git lfs pull")
+
+
 # E3: the content of the header.
 
 

@@ -308,6 +308,13 @@ def test_a_damaged_file_is_a_finding_and_never_a_traceback(foreign: Path, name: 
         assert any(name in finding.text for finding in found.problems)
 
 
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_said_to_be_one(foreign: Path, name: str) -> None:
+    (foreign / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:6f\nsize 3\n")
+    said = problems(diagnose(foreign))["files"]
+    assert said.startswith(f"{name} cannot be read: a pointer of Git LFS, ")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a graph"])
 def test_bytes_that_are_no_graph_are_a_finding(foreign: Path, content: bytes) -> None:
     (foreign / "onnx/model.onnx").write_bytes(content)

@@ -112,6 +112,13 @@ def test_a_shorter_or_longer_file_is_named_with_both_sizes(copy, name, change):
     assert str(caught.value).startswith(f"{copy / name}: {len(content) + change} bytes, expected {len(content)}; ")
 
 
+@pytest.mark.parametrize("name", [DATA, "tokenizer.json", "golden.safetensors"])
+def test_a_pointer_of_git_lfs_is_said_to_be_one(copy, name):
+    (copy / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:6f\nsize 3\n")
+    with pytest.raises(IntegrityError, match=rf"{name}: a pointer of Git LFS, .*git lfs pull"):
+        Embedder(copy)
+
+
 def test_an_empty_data_file_is_named(copy):
     (copy / DATA).write_bytes(b"")
     with pytest.raises(IntegrityError, match=r"model\.onnx_data: 0 bytes, expected"):

@@ -9,6 +9,7 @@ import tokenizers
 
 from q3_runtime import strict_json
 from q3_runtime.errors import IntegrityError, ModelError, UsageError
+from q3_runtime.git_lfs import PULL, is_pointer
 from q3_runtime.manifest import MANIFEST_NAME, Manifest
 from q3_runtime.quants import CPU_ORDER, QUANTS
 from q3_runtime.tokenization import open_tokenizer
@@ -123,24 +124,24 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
         what = "a file" if folder.is_file() else "no such folder"
         raise ModelError(f"{folder}: {what}, expected a folder with an ONNX graph; give its path")
     places = [place for place in (folder, folder / "onnx") if place.is_dir()]
-    found = [path for place in places for path in place.iterdir() if path.suffix == ".onnx" and path.is_file()]
-    graphs = sorted(path.relative_to(folder).as_posix() for path in found)
+    there = {path.relative_to(folder).as_posix(): path for place in places for path in place.iterdir() if path.is_file()}
+    graphs = sorted(name for name, path in there.items() if path.suffix == ".onnx")
     if not graphs:
         raise ModelError(f"{folder}: no .onnx file in it or in its onnx/, expected one; export a checkpoint with q3-export")
     files: dict[str, Any] = {}
-    damaged: dict[str, str] = {}
+    damaged = {name: PULL for name, path in sorted(there.items()) if is_pointer(path)}
     for name in READ:
         if (folder / name).is_file():
             try:
                 files[name] = _read_json(folder / name)
             except (ValueError, RecursionError, OSError) as error:
-                damaged[name] = str(error)
+                damaged.setdefault(name, str(error))
     manifest = None
     if (folder / MANIFEST_NAME).is_file():
         try:
             manifest = Manifest.read(folder)
         except Exception as error:  # whatever it is, it is a finding
-            damaged[MANIFEST_NAME] = str(error)
+            damaged.setdefault(MANIFEST_NAME, str(error))
     chosen, graph = _choose(folder, graphs, manifest, quant)
     tokenizer = None
     path = folder / "tokenizer.json"
@@ -150,7 +151,7 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
             tokenizer.no_padding()
             tokenizer.no_truncation()
         except IntegrityError as error:
-            damaged["tokenizer.json"] = str(error)
+            damaged.setdefault("tokenizer.json", str(error))
     patient = Patient(folder, folder / graph, "embedding", manifest, chosen, files, damaged, tokenizer)
     if (manifest.kind == "reranker") if manifest else patient.is_cross_encoder:
         patient.kind = "reranker"
