@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from q3_runtime import loading, precisions
 from q3_runtime import prompts as prompt_words
-from q3_runtime.errors import IntegrityError, ModelError
+from q3_runtime.errors import ModelError
 from q3_runtime.golden import Probe
 from q3_runtime.self_check import check_vector
 from q3_runtime.tokenization import Encoded, Tokenizer, is_list
@@ -51,15 +51,10 @@ class Embedder:
     ) -> None:
         found = loading.find(folder, "embedding", quant=quant, provider=provider, check_hashes=check_hashes, revision=revision)
         self.folder, self.manifest, self.quant, self.provider = found
-        self.tokenizer = Tokenizer(
-            self.folder / "tokenizer.json", self.manifest.max_tokens, split_special_tokens=split_special_tokens
+        path, most = self.folder / "tokenizer.json", self.manifest.max_tokens
+        self.tokenizer, self._runner = loading.start(
+            found, threads, lambda: Tokenizer(path, most, split_special_tokens=split_special_tokens)
         )
-        if not self.tokenizer.final_ids:
-            raise IntegrityError(
-                f"{self.folder / 'tokenizer.json'}: it appends nothing to a text, expected <|endoftext|>; "
-                "export or download the folder again"
-            )
-        self._runner = loading.start(found, self.tokenizer.final_ids[-1], threads)
         if self_check and not split_special_tokens:  # the golden ids were made with special tokens parsed
             check_vector(self)
 

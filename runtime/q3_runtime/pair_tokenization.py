@@ -37,6 +37,11 @@ class PairTokenizer:
         self._ends = template.body.endswith("{document}")
         """Else what is cut is not the document alone, and the query might be."""
 
+    @property
+    def pad_id(self) -> int:
+        """Of the token whose state is scored, the suffix's last; shorter rows of a batch are filled with it."""
+        return int(self.suffix[-1])
+
     def encode(
         self,
         bodies: Sequence[str],

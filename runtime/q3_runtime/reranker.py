@@ -49,8 +49,8 @@ class Reranker:
         found = loading.find(folder, "reranker", quant=quant, provider=provider, check_hashes=check_hashes, revision=revision)
         self.folder, self.manifest, self.quant, self.provider = found
         self.template = template or Template.from_prompts(self.manifest.prompts)
-        self.tokenizer = PairTokenizer(self.folder / "tokenizer.json", self.manifest.max_tokens, self.template)
-        self._runner = loading.start(found, pad_id=int(self.tokenizer.suffix[-1]), threads=threads)
+        path, most = self.folder / "tokenizer.json", self.manifest.max_tokens
+        self.tokenizer, self._runner = loading.start(found, threads, lambda: PairTokenizer(path, most, self.template))
         if self_check and template is None:
             check_score(self)
 

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
@@ -73,9 +73,17 @@ def choose(available: Collection[str], quant: str | None, provider: str) -> tupl
 
 
 def open_session(
-    folder: Path, entry: QuantEntry, provider: str, threads: int | None = None, *, output: str = "sentence_embedding"
+    folder: Path,
+    entry: QuantEntry,
+    provider: str,
+    threads: int | None = None,
+    *,
+    output: str = "sentence_embedding",
+    begun: Callable[[], object] = int,
 ) -> "onnxruntime.InferenceSession":
     """Load a quant on exactly this provider (an onnxruntime name), to be asked for ``output``.
+
+    ``begun`` is called when Python's lock is about to be let go for most of that time.
 
     Raises:
         UsageError: a number of threads that makes no sense.
@@ -92,7 +100,7 @@ def open_session(
         )
     settings = precise_entry(ort) if entry.has_int8_products and provider == PROVIDERS["cpu"] else {}
     path = folder / entry.onnx_file
-    session = load_graph(path, provider, threads, settings)
+    session = load_graph(path, provider, threads, settings, begun)
     found = {item.name: item.type for item in session.get_inputs()}
     if found != INPUTS:
         raise ProviderError(f"{path}: inputs {found}, expected {INPUTS}; export or download the folder again")
@@ -102,9 +110,13 @@ def open_session(
 
 
 def load_graph(
-    path: Path, provider: str, threads: int | None = None, settings: Mapping[str, str] | None = None
+    path: Path,
+    provider: str,
+    threads: int | None = None,
+    settings: Mapping[str, str] | None = None,
+    begun: Callable[[], object] = int,
 ) -> "onnxruntime.InferenceSession":
-    """A session for any graph, with what onnxruntime calls session config entries in ``settings``.
+    """A session for any graph, with what onnxruntime calls session config entries in ``settings``; ``begun`` as above.
 
     Raises:
         ProviderError: onnxruntime cannot load it, or would run a part of it elsewhere.
@@ -123,7 +135,9 @@ def load_graph(
     try:
         # By itself it would say on standard output that it tries the same once more.
         named = [(provider, PROVIDER_OPTIONS.get(provider, {}))]
-        session = ort.InferenceSession(path, options, providers=named, enable_fallback=False)
+        session = ort.InferenceSession(
+            path, options, providers=named, enable_fallback=False, disabled_optimizers=_none_but(begun)
+        )
         for item in (*session.get_inputs(), *session.get_outputs()):
             _ = item.name  # raises where it is not UTF-8
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
@@ -140,6 +154,12 @@ def load_graph(
             f"elsewhere; try {CPU}, another quant, or {builds.newer()}"
         )
     return session
+
+
+def _none_but(begun: Callable[[], object]) -> Iterator[str]:
+    """No optimizers to leave out. onnxruntime reads the names when it has the graph and will soon let go of Python's lock."""
+    begun()
+    yield from ()
 
 
 def _left_to_others(session: "onnxruntime.InferenceSession", provider: str) -> list[str]:

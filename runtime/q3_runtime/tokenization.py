@@ -38,12 +38,26 @@ class Tokenizer:
     """
 
     def __init__(self, path: Path, max_tokens: int, *, split_special_tokens: bool = False, plain: bool = False) -> None:
+        self._path = path
         self._tokenizer = open_tokenizer(path, plain=plain)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = split_special_tokens
         self.max_tokens = max_tokens
         self.final_ids: list[int] = self._tokenizer.encode("").ids  # what the post-processor appends
+
+    @property
+    def pad_id(self) -> int:
+        """Of the token that ends every text; shorter rows of a batch are filled with it.
+
+        Raises:
+            IntegrityError: there is none.
+        """
+        if not self.final_ids:
+            raise IntegrityError(
+                f"{self._path}: it appends nothing to a text, expected <|endoftext|>; export or download the folder again"
+            )
+        return self.final_ids[-1]
 
     @cached_property
     def longest_token(self) -> int:

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -220,6 +222,22 @@ def test_lengths_and_shapes_may_be_left_to_the_cpu(tmp_path, operators, left):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), path)
     with pytest.raises(ProviderError, match=left) if left else nullcontext():
         load_graph(path, AZURE)
+
+
+def test_a_tokenizer_can_be_read_before_onnxruntime_is_done(folder: Path) -> None:
+    """It says when it has what it needs Python's lock for."""
+    begun, go_on = Event(), Event()
+
+    def wait() -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    with ThreadPoolExecutor(1) as worker:
+        opened = worker.submit(open_session, folder, Manifest.read(folder).quants["fp32"], CPU, begun=wait)
+        assert begun.wait(60)
+        assert not opened.done()
+        go_on.set()
+        assert opened.result().get_providers() == [CPU]
 
 
 def test_a_session_on_the_cpu_loads_no_cuda_libraries(folder, monkeypatch):
