@@ -56,6 +56,7 @@ class Runner:
     def close(self) -> None:
         """Give the session's memory back, once no thread runs it any more. Closing twice is fine."""
         self._session = None
+        give_back_freed()  # glibc may keep all of it
 
     def session(self) -> InterruptibleSession:
         """The session, where it can be used.

@@ -99,6 +99,27 @@ def test_what_a_run_took_goes_back_when_it_ends(middle):
     assert left <= kept < 20e6 < 100e6 < peak
 
 
+CLOSED = """
+import sys
+from q3_runtime import Embedder
+from q3_runtime.memory import resident
+Embedder(sys.argv[1], quant="fp32").close()  # what is loaded once for all
+before = resident()
+model = Embedder(sys.argv[1], quant="fp32")
+model.encode(["one text", "and another"])
+held = resident() - before
+model.close()
+print(held, resident() - before)
+"""
+
+
+@linux
+def test_what_a_model_took_goes_back_when_it_is_closed(middle):
+    command = [sys.executable, "-c", CLOSED, str(middle)]
+    held, left = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert left < 5e6 < 40e6 < held
+
+
 def test_sizes_are_read_from_the_folders_config(folder, tmp_path):
     expected = ModelSizes(hidden=64, intermediate=192, heads=4, key_value=64, query=128)
     assert ModelSizes.read(folder) == expected
