@@ -1,6 +1,6 @@
 """Search a text file with LangChain's vector store and our vectors, in one process and without a network.
 
-    pip install 'q3-onnx[cpu]' langchain-core
+    pip install 'q3-onnx[cpu]' langchain-core      # until the first release: '.[cpu]' in a checkout
     python examples/langchain_search.py FOLDER FILE "query" [RERANKER]
 
 FOLDER is an exported embedding model, FILE has one passage a line. With RERANKER, an exported reranker, the ten best lines

@@ -1,6 +1,6 @@
 """Search a text file with LlamaIndex's vector index and our vectors, in one process, without a network or a language model.
 
-    pip install 'q3-onnx[cpu]' llama-index-core
+    pip install 'q3-onnx[cpu]' llama-index-core      # until the first release: '.[cpu]' in a checkout
     python examples/llamaindex_search.py FOLDER FILE "query" [RERANKER]
 
 FOLDER is an exported embedding model, FILE has one passage a line. With RERANKER, an exported reranker, the ten best lines

@@ -29,7 +29,7 @@ LIMITS: list[tuple[str, int | float, str]] = [
     ("max-client-batch-size", 2048, "texts of one request"),
     ("max-concurrent-requests", 512, "requests that are read and not answered; others get 429"),
     ("max-batch-tokens", 2048, "tokens that are computed together, padding counted"),
-    ("max-queue-tokens", 500_000, "tokens that wait, of all requests; others get 429"),
+    ("max-queue-tokens", 500_000, "tokens that wait, of all requests to one model; others get 429"),
     ("queue-timeout", 60.0, "seconds after which a request of which nothing has run gets 503"),
     ("payload-limit", 2_000_000, "bytes of a request's body"),
 ]
