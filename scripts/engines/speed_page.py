@@ -113,11 +113,12 @@ def _figures(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of figures, and of dicts of figures."""
+    """Of figures, and of dicts of figures; of the rounds that have them: what has changed since is taken out of older ones."""
+    known = {key: [of[key] for of in rounds if key in of] for key in dict.fromkeys(key for of in rounds for key in of)}
     return {
-        key: _medians([of[key] for of in rounds]) if isinstance(value, dict) else statistics.median(of[key] for of in rounds)
-        for key, value in rounds[0].items()
-        if not isinstance(value, str)
+        key: _medians(values) if isinstance(values[0], dict) else statistics.median(values)
+        for key, values in known.items()
+        if not isinstance(values[0], str)
     }
 
 
