@@ -7,6 +7,12 @@ PULL = "a pointer of Git LFS, expected the file itself; in its repository type: 
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether the file only names what should be there (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
-    with path.open("rb") as file:
-        return file.read(len(BEGINNING)) == BEGINNING
+    """Whether the file only names what should be there (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md).
+
+    One that cannot be read is none: whoever needs it says what is wrong with it.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(BEGINNING)) == BEGINNING
+    except OSError:
+        return False

@@ -60,7 +60,10 @@ class Runner:
         give_back_freed()  # glibc may keep all of it
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """A model that nobody holds any more gives its memory back too; else the next one would need as much again."""
+        """A model that nobody holds any more gives its memory back too; else the next one would need as much again.
+
+        ``is_finalizing`` is looked up now, since names may be gone when Python ends.
+        """
         if not is_finalizing():
             self.close()
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,12 @@ def test_a_pointer_of_git_lfs_is_said_to_be_one(foreign: Path, name: str) -> Non
     (foreign / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:6f\nsize 3\n")
     said = problems(diagnose(foreign))["files"]
     assert said.startswith(f"{name} cannot be read: a pointer of Git LFS, ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that nobody can read, not even root")
+def test_a_file_of_no_interest_that_cannot_be_read_is_none(foreign: Path) -> None:
+    (foreign / "onnx/other").symlink_to("/proc/self/mem")
+    assert "files" not in problems(diagnose(foreign))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a graph"])
