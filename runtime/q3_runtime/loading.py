@@ -1,7 +1,8 @@
 """An exported folder, or one on the hub → its manifest, and the chosen quant in a session ready to run."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from threading import Event
@@ -80,11 +81,18 @@ def start(found: Found, threads: int | None, read_tokenizer: Callable[[], Words]
     sizes = ModelSizes.read(found.folder, tiled=entry.has_tiled_attention) if on_cpu else None
     output = OUTPUTS[found.manifest.kind]
     begun = Event()
+    load = partial(open_session, found.folder, entry, found.provider, threads, output=output, begun=begun.set)
+    give_back_freed()  # of a model before, whose memory another thread would not use
     with ThreadPoolExecutor(1, "q3-load") as worker:
-        session = worker.submit(open_session, found.folder, entry, found.provider, threads, output=output, begun=begun.set)
+        try:
+            session = worker.submit(load)
+        except RuntimeError:  # Python ends and starts no threads any more, or there are too many
+            session = Future()
+            session.set_result(load())
         session.add_done_callback(lambda _: begun.set())
         begun.wait()
         tokenizer = read_tokenizer()
-        runner = Runner(session.result(), tokenizer.pad_id, sizes, output)
+        pad_id = tokenizer.pad_id
+        runner = Runner(session.result(), pad_id, sizes, output)
     give_back_freed()  # the two had no use for each other's memory: 60 MB
     return tokenizer, runner

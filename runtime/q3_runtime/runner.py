@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -58,14 +57,6 @@ class Runner:
         """Give the session's memory back, once no thread runs it any more. Closing twice is fine."""
         self._session = None
         give_back_freed()  # glibc may keep all of it
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """A model that nobody holds any more gives its memory back too; else the next one would need as much again.
-
-        ``is_finalizing`` is looked up now, since names may be gone when Python ends.
-        """
-        if not is_finalizing():
-            self.close()
 
     def session(self) -> InterruptibleSession:
         """The session, where it can be used.

@@ -16,7 +16,7 @@ from q3_runtime.tokenization import Tokenizer
 SHAPES = ((1, 16), (1, 128), (8, 128), (1, 512), (4, 512), (1, 2048))
 LANGUAGES = ("en", "de", "es", "zh")
 MIX_TOKENS = {False: 8000, True: 4000}
-"""Of a mix, for engines that are slow and for those that are not."""
+"""Of a mix, for engines that are not slow and for those that are."""
 MANY, NEIGHBOURS, MANY_TOKENS = 1600, 8, 5000
 """Texts that are sorted by length, of which a mix *of many* has so many neighbours at a time, and how many tokens."""
 CALIBRATION, LONGEST = 64, 512

@@ -87,8 +87,9 @@ def _section(mode: str, found: dict[str, Any]) -> str:
 
 def _over(found: dict[str, Any], name: str, shape: str) -> float:
     """How many times as fast as this engine ours is: the median of the rounds that have both; 0 where none has."""
-    both = [part for part in found["rounds"] if OURS in part and name in part]
-    ratios = [part[OURS]["tokens_per_second"][shape] / part[name]["tokens_per_second"][shape] for part in both]
+    both = [part for part in found["rounds"] if {OURS, name} <= set(part)]
+    speeds = [(part[OURS]["tokens_per_second"], part[name]["tokens_per_second"]) for part in both]
+    ratios = [ours[shape] / theirs[shape] for ours, theirs in speeds if shape in ours and shape in theirs]
     return statistics.median(ratios) if ratios else 0
 
 

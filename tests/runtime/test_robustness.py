@@ -350,6 +350,22 @@ atexit.register(lambda: print(model.encode("word " * 100).shape))
     assert python(code, folder, lines=1) == ["(64,)"]
 
 
+LATE = "threading.Thread(target=lambda: (threading.main_thread().join(), work())).start()"
+
+
+@pytest.mark.parametrize("late", ["atexit.register(work)", LATE])
+def test_a_model_can_be_loaded_while_the_program_ends(folder, late):
+    """Python then starts no threads of pools any more."""
+    code = f"""
+import atexit, sys, threading
+from q3_runtime import Embedder
+def work():
+    print(Embedder(sys.argv[1]).encode("word").shape)
+{late}
+"""
+    assert python(code, folder, lines=1) == ["(64,)"]
+
+
 def worker_of(model: Embedder) -> threading.Thread:
     """The thread that computes what the main thread asks this model for."""
     before = threading.enumerate()

@@ -225,7 +225,7 @@ def test_lengths_and_shapes_may_be_left_to_the_cpu(tmp_path, operators, left):
 
 
 def test_a_tokenizer_can_be_read_before_onnxruntime_is_done(folder: Path) -> None:
-    """It says when it has what it needs Python's lock for."""
+    """It says when it has the graph; that it then lets go of Python's lock is what the time of loading shows."""
     begun, go_on = Event(), Event()
 
     def wait() -> None:

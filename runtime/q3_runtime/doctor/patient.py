@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -124,24 +125,24 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
         what = "a file" if folder.is_file() else "no such folder"
         raise ModelError(f"{folder}: {what}, expected a folder with an ONNX graph; give its path")
     places = [place for place in (folder, folder / "onnx") if place.is_dir()]
-    there = {path.relative_to(folder).as_posix(): path for place in places for path in place.iterdir() if path.is_file()}
-    graphs = sorted(name for name, path in there.items() if path.suffix == ".onnx")
+    found = [path for place in places for path in place.iterdir() if path.suffix == ".onnx" and path.is_file()]
+    graphs = sorted(path.relative_to(folder).as_posix() for path in found)
     if not graphs:
         raise ModelError(f"{folder}: no .onnx file in it or in its onnx/, expected one; export a checkpoint with q3-export")
     files: dict[str, Any] = {}
-    damaged = {name: PULL for name, path in sorted(there.items()) if is_pointer(path)}
+    damaged: dict[str, str] = {}
     for name in READ:
         if (folder / name).is_file():
             try:
                 files[name] = _read_json(folder / name)
             except (ValueError, RecursionError, OSError) as error:
-                damaged.setdefault(name, str(error))
+                damaged[name] = str(error)
     manifest = None
     if (folder / MANIFEST_NAME).is_file():
         try:
             manifest = Manifest.read(folder)
         except Exception as error:  # whatever it is, it is a finding
-            damaged.setdefault(MANIFEST_NAME, str(error))
+            damaged[MANIFEST_NAME] = str(error)
     chosen, graph = _choose(folder, graphs, manifest, quant)
     tokenizer = None
     path = folder / "tokenizer.json"
@@ -151,7 +152,10 @@ def read_patient(folder: Path, quant: str | None = None) -> Patient:
             tokenizer.no_padding()
             tokenizer.no_truncation()
         except IntegrityError as error:
-            damaged.setdefault("tokenizer.json", str(error))
+            damaged["tokenizer.json"] = str(error)
+    parts = [path.relative_to(folder).as_posix() for path in (folder / graph).parent.glob(f"{escape(Path(graph).name)}*")]
+    needed = [folder / name for name in (*READ, MANIFEST_NAME, "tokenizer.json", *sorted(parts))]
+    damaged |= {path.relative_to(folder).as_posix(): PULL for path in needed if path.is_file() and is_pointer(path)}
     patient = Patient(folder, folder / graph, "embedding", manifest, chosen, files, damaged, tokenizer)
     if (manifest.kind == "reranker") if manifest else patient.is_cross_encoder:
         patient.kind = "reranker"
