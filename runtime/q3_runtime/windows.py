@@ -68,6 +68,7 @@ def run_windows(
                 check_finite(found, names, what=what)
                 yield names, found
                 bar.update(len(rows))
+            del encoded  # else it is held while the next window is tokenized
     if cut:
         warnings.warn(
             f"{len(cut)} of {count} {noun}s had more than {max_tokens} tokens and were cut, "
