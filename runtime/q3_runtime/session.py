@@ -1,9 +1,8 @@
 """Provider, quant and threads → an onnxruntime session that runs where it was asked to."""
 
 import ctypes
-import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
@@ -12,9 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from q3_runtime import builds
-from q3_runtime.control_groups import control_groups, text_of
 from q3_runtime.errors import ProviderError, UsageError
 from q3_runtime.manifest import QuantEntry
+from q3_runtime.processors import available_threads
 from q3_runtime.quants import CPU_ORDER, CUDA_ORDER
 from q3_runtime.saturation import MODEL, precise_entry
 
@@ -211,36 +210,6 @@ def _gpu_problem() -> str:
 def available_providers() -> list[str]:
     """Names of the providers of the installed onnxruntime."""
     return list(builds.load().get_available_providers())
-
-
-def available_threads(root: Path = Path("/")) -> int:
-    """Threads for one run: 0 (onnxruntime's choice, one a physical core), or fewer where this process may use less.
-
-    onnxruntime looks at neither the affinity mask nor the cgroup quota.
-    """
-    processors = os.cpu_count() or 1
-    allowed = os.sched_getaffinity(0) if sys.platform == "linux" else range(processors)
-    quotas = [quota for quota in _cpu_quotas(root) if quota < processors]
-    if len(allowed) == processors and not quotas:
-        return 0
-    return max(1, min([_physical(allowed, root), *quotas]))
-
-
-def _physical(processors: Iterable[int], root: Path) -> int:
-    """Cores that the processors are, two of which may be threads of one core."""
-    topology = root / "sys/devices/system/cpu"
-    return len({text_of(topology / f"cpu{number}/topology/thread_siblings_list") or number for number in processors})
-
-
-def _cpu_quotas(root: Path) -> list[int]:
-    """Whole cores that each control group with a limit may use."""
-    found = []
-    for folder in control_groups("cpu", root):
-        files = text_of(folder / "cpu.max"), f"{text_of(folder / 'cpu.cfs_quota_us')} {text_of(folder / 'cpu.cfs_period_us')}"
-        for quota, period in (numbers for file in files if len(numbers := file.split()) == 2):
-            if quota.isdecimal():  # neither max nor -1
-                found.append(int(quota) // int(period))
-    return found
 
 
 def _preload_cuda(ort: ModuleType) -> str:

@@ -17,7 +17,8 @@ from q3_runtime.bulk.worker import Options, options_text
 from q3_runtime.errors import ProviderError
 from q3_runtime.loading import Found
 from q3_runtime.memory import available_memory
-from q3_runtime.session import PROVIDERS, available_threads
+from q3_runtime.processors import available_threads
+from q3_runtime.session import PROVIDERS
 
 MODEL_SHARE, WORKER_BYTES, MEMORY_SHARE = 1.1, 300_000_000, 0.8
 """A worker takes its model and something more, and all of them a part of the memory."""
