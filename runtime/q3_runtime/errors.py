@@ -20,6 +20,7 @@ A message is one line: what was found, what was expected, what to type next.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class Q3Error(Exception):
@@ -35,6 +36,11 @@ class Q3Error(Exception):
         self.fault = fault
         self.row: int | None = None
         """Which text of a server's request it is of, whatever batch that was in."""
+
+    def __reduce__(self) -> Any:
+        """Between processes as it is: not every class takes its message."""
+        base = OSError if isinstance(self, OSError) else Exception  # MemoryError's __new__ takes no class of several bases
+        return base.__new__, (type(self),), self.__dict__ | {"args": self.args}
 
 
 class UsageError(Q3Error, ValueError):
