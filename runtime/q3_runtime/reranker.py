@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from q3_runtime import loading
 from q3_runtime.errors import UsageError
 from q3_runtime.golden import Probe
 from q3_runtime.pair_tokenization import PairTokenizer
-from q3_runtime.scores import Ranking, Scores, probabilities
+from q3_runtime.scores import Ranking, Scores, best_first, probabilities
 from q3_runtime.self_check import check_score
 from q3_runtime.templates import Template
 from q3_runtime.tokenization import Encoded, checked, is_list
@@ -113,15 +114,23 @@ class Reranker:
         return Scores(found, "log_odds") if raw else Scores(probabilities(found), "probability")
 
     def rank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None, instruction: str | None = None, **options: bool
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        instruction: str | None = None,
+        raw: bool = False,
+        **options: Any,
     ) -> Ranking:
-        """``(index, score)`` of the documents, best first; equal scores in the order given. ``.scale`` as for :meth:`score`.
+        """``(index, score)`` of the documents, best first; equal log-odds in the order given. ``.scale`` as for :meth:`score`.
 
         Args:
             query: one query.
             documents: its candidates.
             top_n: how many to give; None: all.
             instruction: the task in English; None takes the template's.
+            raw: log-odds instead of probabilities, in the same order.
             options: further ones of :meth:`score`.
 
         Raises:
@@ -131,9 +140,9 @@ class Reranker:
             raise UsageError(f"top_n is {top_n!r}, expected a whole number of at least 1, or None")
         if not is_list(documents):
             raise UsageError(f"documents is a {type(documents).__name__}, expected a list of texts")
-        scores = self.score([(query, document) for document in documents], instruction=instruction, **options)  # type: ignore[arg-type]
-        best = np.argsort(-scores, kind="stable")[:top_n].tolist()
-        return Ranking(((row, float(scores[row])) for row in best), scores.scale)
+        odds = self.score([(query, document) for document in documents], instruction=instruction, raw=True, **options)
+        scores = odds if raw else Scores(probabilities(odds), "probability")
+        return Ranking(((row, float(scores[row])) for row in best_first(odds)[:top_n]), scores.scale)
 
     def run(self, ids: Sequence[npt.NDArray[np.int64]], *, padding_side: str = "right") -> npt.NDArray[np.float32]:
         """Log-odds of B token sequences, float32 [B, 1], not checked for NaN.

@@ -43,6 +43,12 @@ class Ranking(list[tuple[int, float]]):
         self.scale = scale
 
 
+def best_first(log_odds: npt.NDArray[np.float32]) -> list[int]:
+    """Rows [N] by their log-odds, equal ones in the order given; the probabilities of the surest are all rounded to 1."""
+    order: list[int] = np.argsort(-log_odds, kind="stable").tolist()
+    return order
+
+
 def probabilities(log_odds: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """softmax([logit(no), logit(yes)])[yes], which is the logistic function of their difference."""
     odds = np.asarray(log_odds, dtype=np.float64)

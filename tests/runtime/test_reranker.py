@@ -84,6 +84,22 @@ def test_top_n_gives_the_best_and_no_more_than_there_are(model: Reranker) -> Non
     assert model.rank(QUERY, DOCUMENTS, raw=True).scale == "log_odds"
 
 
+def test_probabilities_that_are_all_one_are_ranked_by_their_log_odds(sure_reranker_folder: Path, capsys) -> None:
+    documents = [f"Mars is planet {number} of {number % 7}." for number in range(12)] + [*DOCUMENTS, *DOCUMENTS]
+    with Reranker(sure_reranker_folder, quant="fp32") as sure:
+        odds = sure.score([(QUERY, document) for document in documents], raw=True)
+        ranking = sure.rank(QUERY, documents)
+        assert len({score for _, score in ranking}) < len(set(odds.tolist())) - 2
+        rows = np.argsort(-odds, kind="stable").tolist()
+        assert [row for row, _ in ranking] == [row for row, _ in sure.rank(QUERY, documents, raw=True)] == rows
+        assert sure.rank(QUERY, documents, top_n=3) == ranking[:3]
+        assert sure.rank(QUERY, documents, raw=True)[0] == (rows[0], pytest.approx(float(odds.max()), abs=1e-2))
+    assert ranking.scale == "probability"
+    arguments = ("rerank", sure_reranker_folder, "--quant", "fp32", "--query", QUERY, "--top", 3, "--json", *documents)
+    code, out, _ = run(capsys, *arguments)
+    assert (code, [result["line"] for result in json.loads(out)["results"]]) == (0, [row + 1 for row in rows[:3]])
+
+
 def test_nothing_in_nothing_out(model: Reranker) -> None:
     assert model.score([]).shape == (0,)
     assert model.rank(QUERY, []) == []

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
+from q3_runtime.scores import best_first, probabilities
 from q3_runtime.server import schemas
 from q3_runtime.server.description import describe
 from q3_runtime.server.models import Models
@@ -116,18 +117,20 @@ async def rerank(models: Models, body: schemas.RerankRequest) -> Reply:
         )
     texts = _checked(models, body.texts, "texts", may_be_empty=True)
     asked = Asked(texts, _place_in("texts"), truncate=body.truncate)
-    scores, work = await model.scores(body.query, asked, body.instruction, raw=body.raw_scores)
+    odds, work = await model.log_odds(body.query, asked, body.instruction)
+    scores = (odds if body.raw_scores else probabilities(odds)).tolist()
     more = [{"text": text} if body.return_text else {} for text in texts]
-    return Reply([{"index": index, "score": scores[index]} | more[index] for index in _best(scores)], work)
+    return Reply([{"index": index, "score": scores[index]} | more[index] for index in best_first(odds)], work)
 
 
 async def rerank_documents(models: Models, body: schemas.DocumentsRequest) -> Reply:
     """Scores of documents, best first, as Cohere and Jina give them."""
     model = models.find(body.model, "reranker")
     texts = _checked(models, body.documents, "documents", may_be_empty=True)
-    scores, work = await model.scores(body.query, Asked(texts, _place_in("documents")), body.instruction, raw=False)
+    odds, work = await model.log_odds(body.query, Asked(texts, _place_in("documents")), body.instruction)
+    scores = probabilities(odds).tolist()
     more = [{"document": {"text": text}} if body.return_documents else {} for text in texts]
-    best = _best(scores)[: body.top_n]
+    best = best_first(odds)[: body.top_n]
     results = [{"index": index, "relevance_score": scores[index]} | more[index] for index in best]
     return Reply({"model": model.name, "results": results, "usage": _usage(work)}, work)
 
@@ -252,10 +255,6 @@ def _dimensions(model: ServedModel, dimensions: int | None) -> int:
         return checked_dim(dimensions, model.embedder.dims)
     except ValueError as error:
         raise RefusedError("invalid_value", str(error).replace("dim ", "`dimensions` ", 1), param="dimensions") from error
-
-
-def _best(scores: list[float]) -> list[int]:
-    return sorted(range(len(scores)), key=lambda index: -scores[index])
 
 
 def _usage(work: Work) -> dict[str, int]:

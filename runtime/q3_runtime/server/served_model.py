@@ -7,12 +7,12 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from q3_runtime.embedder import Embedder
 from q3_runtime.errors import NonFiniteError, Q3Error
 from q3_runtime.prompts import instruct
 from q3_runtime.reranker import Reranker
-from q3_runtime.scores import probabilities
 from q3_runtime.server.metrics import Metrics
 from q3_runtime.server.reading import Reader
 from q3_runtime.server.refusals import RefusedError, overloaded, refusal_of
@@ -164,8 +164,8 @@ class ServedModel:
         finally:
             self._values -= values
 
-    async def scores(self, query: str, asked: Asked, instruction: str | None, *, raw: bool) -> tuple[list[float], Work]:
-        """Of each text: the probability that it answers the query, or the log-odds."""
+    async def log_odds(self, query: str, asked: Asked, instruction: str | None) -> tuple[npt.NDArray[np.float32], Work]:
+        """Of each text that it answers the query, float32 [N]."""
         reranker, cut = self.reranker, self._cuts(asked.truncate)
         words = reranker.template.instruction if instruction is None else instruction
         work = Work(self, words, characters=sum(map(len, asked.inputs)) + len(query))
@@ -176,8 +176,7 @@ class ServedModel:
             return reranker.tokenizer.encode(bodies, truncate=cut, fronts=fronts)
 
         ids = await self._tokenized(work, asked, len(query) + len(words), encode)
-        log_odds = np.array([row[0] for row in await self._answer(ids, work, asked)], dtype=np.float32)
-        return (log_odds if raw else probabilities(log_odds)).tolist(), work
+        return np.array([row[0] for row in await self._answer(ids, work, asked)], dtype=np.float32), work
 
     def prefix(self, prompt_name: str | None, instruction: str | None, input_type: str | None) -> str:
         """The prompt that a request asks for, by at most one of the three; none of them: none.

@@ -132,6 +132,18 @@ def test_rerank_of_texts_is_text_embeddings_inferences(served, judge):
     assert set(raw[0]) == {"index", "score"}
 
 
+def test_probabilities_that_are_all_one_are_ranked_by_their_log_odds(sure_reranker_folder, tmp_path):
+    texts = [f"Mars is planet {number} of {number % 7}." for number in range(12)] + TEXTS
+    with Reranker(sure_reranker_folder, quant="fp32") as sure:
+        rows = [row for row, _ in sure.rank(TEXTS[0], texts, raw=True)]
+    with serving("--model", f"{sure_reranker_folder}:fp32", log=tmp_path / "log") as server:
+        ranked = server.post("/rerank", {"query": TEXTS[0], "texts": texts}).content
+        best = server.post("/v1/rerank", {"query": TEXTS[0], "documents": texts, "top_n": 3}).content["results"]
+    assert len({item["score"] for item in ranked}) < len(texts) - 2
+    assert [item["index"] for item in ranked] == rows
+    assert [item["index"] for item in best] == rows[:3]
+
+
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 def test_rerank_of_documents_is_coheres_and_jinas(served, judge, path):
     documents = [TEXTS[0], {"text": TEXTS[1]}, TEXTS[2]]
