@@ -22,6 +22,8 @@ from q3_runtime.server.token_list import check_characters, tokens_of
 from q3_runtime.vectors import checked_dim, cosines, truncated
 
 Item = TypeVar("Item", bound=Sequence[Any])
+Place = Callable[[int], str]
+"""Names a text by its path in the request."""
 
 
 @dataclass
@@ -77,8 +79,8 @@ async def similarity(models: Models, body: schemas.SimilarityRequest) -> Reply:
     if not body.inputs.sentences:
         raise RefusedError("empty_input", "`inputs.sentences` cannot be empty", param="inputs.sentences")
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
-    asked = _asked(models, model, _merged(body, body.parameters), texts, "inputs")
-    vectors, work = await model.vectors(replace(asked, place=_place_of_sentence))
+    asked = _asked(models, model, _merged(body, body.parameters), texts, "inputs", _place_of_sentence)
+    vectors, work = await model.vectors(asked)
     return Reply(cosines(vectors[:1], vectors[1:])[0], work)
 
 
@@ -207,15 +209,18 @@ def for_body(endpoint: Endpoint, body: dict[str, Any]) -> Endpoint:
     return endpoint
 
 
-def _asked(models: Models, model: ServedModel, body: schemas.PromptFields, inputs: list[Any], field: str) -> Asked:
+def _asked(
+    models: Models, model: ServedModel, body: schemas.PromptFields, inputs: list[Any], field: str, place: Place | None = None
+) -> Asked:
     """The texts of a request, checked, with what it says of them."""
-    asked = Asked(_checked(models, inputs, field), _place_in(field), _prefix(model, body))
+    place = place or _place_in(field)
+    asked = Asked(_checked(models, inputs, field, place), place, _prefix(model, body))
     if not isinstance(body, schemas.CutFields):
         return asked
     return replace(asked, truncate=body.truncate, side=body.truncation_direction.lower())
 
 
-def _place_in(field: str) -> Callable[[int], str]:
+def _place_in(field: str) -> Place:
     return lambda index: f"{field}[{index}]"
 
 
@@ -223,7 +228,9 @@ def _place_of_sentence(index: int) -> str:
     return f"inputs.sentences[{index - 1}]" if index else "inputs.source_sentence"
 
 
-def _checked(models: Models, inputs: list[Item], field: str, *, may_be_empty: bool = False) -> list[Item]:
+def _checked(
+    models: Models, inputs: list[Item], field: str, place: Place | None = None, *, may_be_empty: bool = False
+) -> list[Item]:
     """As many as a request may have, and none of them empty.
 
     Raises:
@@ -232,9 +239,10 @@ def _checked(models: Models, inputs: list[Item], field: str, *, may_be_empty: bo
     most = models.max_client_batch_size
     if len(inputs) > most:
         raise RefusedError("batch_too_large", f"batch size {len(inputs)} > maximum allowed batch size {most}", param=field)
-    empty = [place for place, item in enumerate(inputs) if not item and not may_be_empty]
+    empty = [index for index, item in enumerate(inputs) if not item and not may_be_empty]
     if not inputs or empty:
-        raise RefusedError("empty_input", f"`{field}` cannot be empty", param=f"{field}[{empty[0]}]" if empty else field)
+        where = (place or _place_in(field))(empty[0]) if empty else field
+        raise RefusedError("empty_input", f"`{field}` cannot be empty", param=where)
     return inputs
 
 

@@ -215,6 +215,13 @@ def test_what_is_wrong_is_named_by_its_path_in_the_request(served):
     for path, body, place in cases:
         answer = served.post(path, body)
         assert (answer.status, answer.content["param"]) == (422, place)
+    for path, body, place in [
+        ("/embed", {"inputs": ["a", ""]}, "inputs[1]"),
+        ("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b", ""]}}, "inputs.sentences[1]"),
+        ("/similarity", {"inputs": {"source_sentence": "", "sentences": ["b"]}}, "inputs.source_sentence"),
+    ]:
+        answer = served.post(path, body)
+        assert (answer.content["code"], answer.content["param"]) == ("empty_input", place)
     wrong = served.post("/v1/embeddings", {"input": ["a", [10**8]]})
     assert wrong.content["error"]["param"] == "input[1]"
     assert served.post("/embed", {"inputs": "\ud800"}).content["code"] == "invalid_text"
