@@ -15,6 +15,7 @@ from q3_runtime.scores import Ranking, Scores, best_first, probabilities
 from q3_runtime.self_check import check_score
 from q3_runtime.templates import Template
 from q3_runtime.tokenization import Encoded, checked, is_list
+from q3_runtime.whole_numbers import whole
 from q3_runtime.windows import checked_budget, run_windows
 
 
@@ -136,7 +137,7 @@ class Reranker:
         Raises:
             UsageError: ``top_n`` is no whole number of at least 1; others as for :meth:`score`.
         """
-        if top_n is not None and (type(top_n) is not int or top_n < 1):
+        if top_n is not None and whole(top_n, 1) is None:
             raise UsageError(f"top_n is {top_n!r}, expected a whole number of at least 1, or None")
         if not is_list(documents):
             raise UsageError(f"documents is a {type(documents).__name__}, expected a list of texts")

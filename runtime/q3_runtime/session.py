@@ -16,6 +16,7 @@ from q3_runtime.manifest import QuantEntry
 from q3_runtime.processors import available_threads
 from q3_runtime.quants import CPU_ORDER, CUDA_ORDER
 from q3_runtime.saturation import MODEL, precise_entry
+from q3_runtime.whole_numbers import whole
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -89,7 +90,8 @@ def open_session(
         ProviderError: onnxruntime is too old for the folder, cannot load it, or would run a part of it elsewhere; the graph
             takes or gives something else.
     """
-    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+    count = None if threads is None else whole(threads, 1, MAX_THREADS)
+    if threads is not None and count is None:
         raise UsageError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}, or None")
     ort = builds.load()
     if version(ort.__version__) < version(entry.min_onnxruntime):
@@ -99,7 +101,7 @@ def open_session(
         )
     settings = precise_entry(ort) if entry.has_int8_products and provider == PROVIDERS["cpu"] else {}
     path = folder / entry.onnx_file
-    session = load_graph(path, provider, threads, settings, begun)
+    session = load_graph(path, provider, count, settings, begun)
     found = {item.name: item.type for item in session.get_inputs()}
     if found != INPUTS:
         raise ProviderError(f"{path}: inputs {found}, expected {INPUTS}; export or download the folder again")

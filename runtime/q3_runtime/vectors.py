@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from q3_runtime.errors import InputError, NonFiniteError
+from q3_runtime.whole_numbers import whole
 
 Vectors = npt.NDArray[np.float32]
 MIN_DIM = 32
@@ -19,9 +20,10 @@ def checked_dim(dim: int | None, dims: int) -> int:
     """
     if dim is None:
         return dims
-    if type(dim) is not int or not MIN_DIM <= dim <= dims:
+    found = whole(dim, MIN_DIM, dims)
+    if found is None:
         raise InputError(f"dim is {dim!r}, expected a whole number from {MIN_DIM} to {dims}")
-    return dim
+    return found
 
 
 def normalized(vectors: Vectors) -> Vectors:

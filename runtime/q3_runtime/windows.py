@@ -10,6 +10,7 @@ from q3_runtime.errors import UsageError
 from q3_runtime.runner import Runner
 from q3_runtime.tokenization import Encoded
 from q3_runtime.vectors import Vectors, check_finite
+from q3_runtime.whole_numbers import whole
 
 WINDOW = 4096
 """Texts or pairs tokenized and sorted at a time: memory stays flat however many there are."""
@@ -24,13 +25,14 @@ def checked_budget(provider: str, batch_tokens: int | None, errors: str) -> Budg
         UsageError: an option that is of no use.
     """
     budget = default_budget(provider)
-    if batch_tokens is not None and (type(batch_tokens) is not int or batch_tokens < 1):
+    most = budget.batch_tokens if batch_tokens is None else whole(batch_tokens, 1)
+    if most is None:
         raise UsageError(
             f"batch_tokens is {batch_tokens!r}, expected a whole number of at least 1, {budget.batch_tokens} say, or None"
         )
     if errors not in ("strict", "replace"):
         raise UsageError(f"errors is {errors!r}, expected 'strict' or 'replace'")
-    return budget if batch_tokens is None else budget._replace(batch_tokens=batch_tokens)
+    return budget._replace(batch_tokens=most)
 
 
 def run_windows(

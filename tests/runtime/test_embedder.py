@@ -325,7 +325,7 @@ def test_attention_never_depends_on_ids(model, reference):
 # Dimensions
 
 
-@pytest.mark.parametrize("dim", [31, 65, 0, -1, True, 64.0, "64", 10**9, float("nan"), [64]])
+@pytest.mark.parametrize("dim", [31, 65, 0, -1, True, np.True_, 64.0, np.float32(64), "64", 10**9, float("nan"), [64]])
 def test_a_dimension_that_cannot_be_is_refused(model, dim):
     with pytest.raises(InputError) as caught:
         model.encode(["a"], dim=dim)
@@ -341,6 +341,16 @@ def test_a_dimension_takes_the_first_values_and_normalizes_again(model, dim):
     assert cut.shape == (2, dim)
     assert_same(np.linalg.norm(cut, axis=1), np.ones(2), 1e-6)
     assert_same(cut, full[:, :dim] / np.linalg.norm(full[:, :dim], axis=1, keepdims=True), 1e-7)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(folder, model):
+    texts = ["a", "another text"]
+    assert_same(model.encode(texts, dim=np.int64(32), batch_tokens=np.uint16(7)), model.encode(texts, dim=32), 1e-6)
+    with Embedder(folder, threads=np.int64(1)) as other:
+        assert_same(other.encode(texts), model.encode(texts))
+    for threads in (0, True, 1.0, np.float64(1)):
+        with pytest.raises(UsageError, match=r"threads is .*, expected a whole number from 1"):
+            Embedder(folder, threads=threads)
 
 
 # Prompts

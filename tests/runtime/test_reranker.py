@@ -81,6 +81,7 @@ def test_top_n_gives_the_best_and_no_more_than_there_are(model: Reranker) -> Non
     best = model.rank(QUERY, DOCUMENTS)
     assert model.rank(QUERY, DOCUMENTS, top_n=2) == best[:2]
     assert model.rank(QUERY, DOCUMENTS, top_n=9) == best
+    assert model.rank(QUERY, DOCUMENTS, top_n=np.int64(2)) == best[:2]
     assert model.rank(QUERY, DOCUMENTS, raw=True).scale == "log_odds"
 
 
@@ -208,7 +209,7 @@ def test_a_query_that_leaves_no_room_for_documents_is_refused_and_not_scored(mod
         model.score([("short", "a document"), ("many words " * 40_000, "a document")])
 
 
-@pytest.mark.parametrize("options", [{"top_n": 0}, {"top_n": 1.5}, {"batch_tokens": 0}, {"errors": "ignore"}])
+@pytest.mark.parametrize("options", [{"top_n": 0}, {"top_n": 1.5}, {"top_n": True}, {"batch_tokens": 0}, {"errors": "ignore"}])
 def test_wrong_options_are_named(model: Reranker, options: dict) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(options))} is "):
         model.rank(QUERY, DOCUMENTS, **options)

@@ -20,6 +20,7 @@ from q3_runtime.loading import Found
 from q3_runtime.precisions import chosen
 from q3_runtime.tokenization import checked
 from q3_runtime.vectors import checked_dim
+from q3_runtime.whole_numbers import whole
 
 WAIT = 2.0
 """Seconds between two looks whether another run has planned."""
@@ -31,7 +32,8 @@ def wanted_fields(
     """Fields of the job that follow from the model and how it is asked."""
     manifest = found.manifest
     most = manifest.max_tokens
-    if max_tokens is not None and (type(max_tokens) is not int or not 2 <= max_tokens <= most):
+    limit = most if max_tokens is None else whole(max_tokens, 2, most)
+    if limit is None:
         raise InputError(f"max_tokens is {max_tokens!r}, expected 2 to {most}")
     dim = checked_dim(dim, manifest.dims)
     chosen(precision, dim)
@@ -44,7 +46,7 @@ def wanted_fields(
         "prompt": checked(prompts.resolve(manifest.prompts, prompt_name, None, instruction), None, "strict"),
         "dim": dim,
         "precision": precision,
-        "max_tokens": max_tokens or most,
+        "max_tokens": limit,
     }
 
 
