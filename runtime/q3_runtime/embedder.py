@@ -12,7 +12,7 @@ from q3_runtime import prompts as prompt_words
 from q3_runtime.errors import ModelError
 from q3_runtime.golden import Probe
 from q3_runtime.self_check import check_vector
-from q3_runtime.tokenization import Encoded, Tokenizer, is_list
+from q3_runtime.tokenization import Encoded, Tokenizer, is_list, refuse_table
 from q3_runtime.vectors import Vectors, checked_dim, cosines
 from q3_runtime.windows import checked_budget, run_windows
 
@@ -109,7 +109,7 @@ class Embedder:
         A text's vector does not depend on the texts beside it, nor on their order.
 
         Args:
-            texts: the empty string is allowed; it is embedded like any other.
+            texts: one, or a list, an array, a column of a table; the empty string is embedded like any other.
             prompt_name: a name in :attr:`prompts`. At most one of prompt_name, prompt, instruction.
             prompt: text put in front of every text, as it is.
             instruction: task in English; the official form is put around it.
@@ -132,15 +132,15 @@ class Embedder:
         limits = precisions.chosen_ranges(precision, dim, ranges, lambda: self.ranges)
         budget = checked_budget(self.provider, batch_tokens, errors)
         prefix = prompt_words.resolve(self.prompts, prompt_name, prompt, instruction)
+        refuse_table(texts)
         every: Sequence[str] = texts if is_list(texts) else [texts]  # type: ignore[list-item]  # what is no list is refused as a text
         vectors = out.empty(len(every), dim)
 
-        def encode(start: int, stop: int) -> list[Encoded]:
-            window = every[start:stop]
+        def encode(window: list[str], start: int) -> list[Encoded]:
             return self.tokenizer.encode(window, prefix=prefix, truncate=truncate, errors=errors, first_index=start)
 
         windows = run_windows(
-            self._runner, len(every), encode, what="vector", budget=budget, max_tokens=self.manifest.max_tokens,
+            self._runner, every, encode, what="vector", budget=budget, max_tokens=self.manifest.max_tokens,
             progress=progress,
         )  # fmt: skip
         for rows, full in windows:

@@ -14,7 +14,7 @@ from q3_runtime.pair_tokenization import PairTokenizer
 from q3_runtime.scores import Ranking, Scores, best_first, probabilities
 from q3_runtime.self_check import check_score
 from q3_runtime.templates import Template
-from q3_runtime.tokenization import Encoded, checked, is_list
+from q3_runtime.tokenization import Encoded, checked, is_list, refuse_table
 from q3_runtime.whole_numbers import whole
 from q3_runtime.windows import checked_budget, run_windows
 
@@ -98,8 +98,8 @@ class Reranker:
         budget = checked_budget(self.provider, batch_tokens, errors)
         every = list(pairs)
 
-        def encode(start: int, stop: int) -> list[Encoded]:
-            checked_pairs = [self._checked(i, every[i], errors) for i in range(start, stop)]
+        def encode(window: list[tuple[str, str]], start: int) -> list[Encoded]:
+            checked_pairs = [self._checked(start + i, pair, errors) for i, pair in enumerate(window)]
             task = None if instruction is None else checked(instruction, None, errors)
             bodies = [self.template.fill(query, document, task) for query, document in checked_pairs]
             fronts = [self.template.fill(query, "", task) for query, _ in checked_pairs]
@@ -107,7 +107,7 @@ class Reranker:
 
         found = np.empty(len(every), dtype=np.float32)
         windows = run_windows(
-            self._runner, len(every), encode, what="score", budget=budget, max_tokens=self.manifest.max_tokens,
+            self._runner, every, encode, what="score", budget=budget, max_tokens=self.manifest.max_tokens,
             progress=progress,
         )  # fmt: skip
         for rows, logits in windows:
@@ -135,10 +135,12 @@ class Reranker:
             options: further ones of :meth:`score`.
 
         Raises:
-            UsageError: ``top_n`` is no whole number of at least 1; others as for :meth:`score`.
+            UsageError: ``top_n`` is no whole number of at least 1, ``documents`` no list; InputError: they are a table; others
+                as for :meth:`score`.
         """
         if top_n is not None and whole(top_n, 1) is None:
             raise UsageError(f"top_n is {top_n!r}, expected a whole number of at least 1, or None")
+        refuse_table(documents)
         if not is_list(documents):
             raise UsageError(f"documents is a {type(documents).__name__}, expected a list of texts")
         odds = self.score([(query, document) for document in documents], instruction=instruction, raw=True, **options)

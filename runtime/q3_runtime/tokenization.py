@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from q3_runtime.errors import IntegrityError, TextError, TextTypeError, TooLongError
+from q3_runtime.errors import InputError, IntegrityError, TextError, TextTypeError, TooLongError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 SUBWORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
@@ -159,6 +159,17 @@ def checked(text: object, index: int | None, errors: str) -> str:
     if errors != "replace":
         raise TextError(index, bad.start(), ord(bad.group()))
     return SURROGATE.sub("\ufffd", text)
+
+
+def refuse_table(texts: object) -> None:
+    """Going through a table gives the names of its columns, which would be taken for texts.
+
+    Raises:
+        InputError: it is one.
+    """
+    kind = type(texts)  # of an object, pandas' Series say, any name may be an attribute
+    if hasattr(kind, "columns") or hasattr(kind, "column_names"):
+        raise InputError(f"{kind.__name__} is a table, expected texts; pass one column of it, e.g. df['text']")
 
 
 def is_list(texts: object) -> TypeGuard[Sequence[str]]:

@@ -1,17 +1,20 @@
 """What one call is given, a window at a time: tokenized, sorted into batches, run and checked, with one bar and one warning."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from q3_runtime.batching import Budget, batches, default_budget
-from q3_runtime.errors import UsageError
+from q3_runtime.errors import InputError, UsageError
 from q3_runtime.runner import Runner
 from q3_runtime.tokenization import Encoded
 from q3_runtime.vectors import Vectors, check_finite
 from q3_runtime.whole_numbers import whole
 
+Item = TypeVar("Item")
 WINDOW = 4096
 """Texts or pairs tokenized and sorted at a time: memory stays flat however many there are."""
 NOUNS = {"vector": "text", "score": "pair"}
@@ -37,32 +40,40 @@ def checked_budget(provider: str, batch_tokens: int | None, errors: str) -> Budg
 
 def run_windows(
     runner: Runner,
-    count: int,
-    encode: Callable[[int, int], list[Encoded]],
+    items: Collection[Item],
+    encode: Callable[[list[Item], int], list[Encoded]],
     *,
     what: str,
     budget: Budget,
     max_tokens: int,
     progress: bool,
 ) -> Iterator[tuple[list[int], Vectors]]:
-    """Rows of a batch and what the model gives for them, float32 [B, X], until all ``count`` rows were given.
+    """Rows of a batch and what the model gives for them, float32 [B, X], until all N rows were given.
 
     Args:
         runner: runs a batch.
-        count: N.
-        encode: first row and the one behind the last → token ids of those between.
+        items: N texts or pairs; read in their order, because not everything that has one can be sliced by row.
+        encode: some of them, and the row of the first → token ids of each.
         what: ``vector`` or ``score``.
         budget: of one run.
         max_tokens: the limit at which ``encode`` cuts.
         progress: a progress bar on standard error.
 
     Raises:
+        InputError: there are fewer of them than ``len`` says.
         NonFiniteError, TooLargeError, ProviderError: see q3_runtime.errors; what ``encode`` raises.
     """
     noun, cut = NOUNS[what], []
+    count, rest = len(items), iter(items)
     with tqdm(total=count, unit=noun, disable=not progress) as bar:
         for start in range(0, count, WINDOW):
-            encoded = encode(start, min(start + WINDOW, count))
+            expected = min(WINDOW, count - start)
+            encoded = encode(list(islice(rest, expected)), start)
+            if len(encoded) < expected:
+                raise InputError(
+                    f"len() says that there are {count} {noun}s, going through them gave {start + len(encoded)}, "
+                    "expected as many; pass a list"
+                )
             cut += [start + i for i, item in enumerate(encoded) if item.truncated]
             for rows in batches([len(item.ids) for item in encoded], budget):
                 names = [start + row for row in rows]

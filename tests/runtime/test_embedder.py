@@ -8,7 +8,8 @@ import shutil
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,93 @@ def test_lists_tuples_and_arrays_of_texts_are_all_fine(model):
     assert_same(model.encode(tuple(texts)), expected, 0)
     assert_same(model.encode(np.array(texts)), expected, 0)
     assert_same(model.encode(np.array(texts, dtype=object)), expected, 0)
+
+
+@pytest.mark.parametrize("index", [None, [3.0, 1.0, 0.0], [2, 1, 0], ["columns", "a", "a"]])
+def test_a_column_of_a_table_has_its_rows_in_order_whatever_its_index(model, index):
+    pandas = pytest.importorskip("pandas")
+    texts = ["a", "longer than the first", ""]
+    assert_same(model.encode(pandas.Series(texts, index=index)), model.encode(texts), 0)
+
+
+class Rows:
+    """Texts with a length that are sliced by label, or not at all; ``given`` of them come out."""
+
+    def __init__(self, texts: list[str], given: int) -> None:
+        self.texts, self.given = texts, given
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, row: int) -> str:
+        if isinstance(row, slice):
+            return Rows(self.texts[:1], 1)
+        if row >= self.given:
+            raise IndexError(row)
+        return self.texts[row]
+
+
+def test_texts_that_cannot_be_sliced_by_row_are_read_one_after_the_other(model):
+    texts = ["a", "longer than the first", ""]
+    assert_same(model.encode(Rows(texts, 3)), model.encode(texts), 0)
+    assert_same(model.encode(deque(texts)), model.encode(texts), 0)
+
+
+@pytest.mark.parametrize("given", [0, 2, WINDOW])
+def test_fewer_texts_than_len_says_are_refused(model, given):
+    texts = ["a"] * (WINDOW + 1 if given == WINDOW else 3)
+    with pytest.raises(InputError, match=rf"len\(\) says that there are {len(texts)} texts, going through them gave {given},"):
+        model.encode(Rows(texts, given))
+
+
+class Frame:
+    """As pandas' DataFrame: a length of rows, slices of rows, and going through it gives the names of its columns."""
+
+    def __len__(self) -> int:
+        return 2
+
+    @property
+    def columns(self) -> list[str]:
+        return ["text", "number"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __getitem__(self, _: slice) -> "Frame":
+        return self
+
+
+class Table:
+    """As datasets.Dataset: a slice is a dict of columns."""
+
+    def __len__(self) -> int:
+        return 2
+
+    @property
+    def column_names(self) -> list[str]:
+        return ["text", "number"]
+
+    def __getitem__(self, _: slice) -> dict[str, list[object]]:
+        return {"text": ["a", "b"], "number": [1, 2]}
+
+
+@pytest.mark.parametrize("table", [Frame(), Table()])
+def test_a_table_is_refused_and_asked_for_one_column(model, table):
+    for encode in (model.encode, model.encode_query, model.encode_document):
+        with pytest.raises(InputError, match=r"is a table, expected texts; pass one column of it, e\.g\. df\['text'\]"):
+            encode(table)
+
+
+def test_tables_of_other_libraries_are_refused_and_their_columns_taken(model):
+    expected = model.encode(["a", "b"])
+    data = {"text": ["a", "b"], "number": [1, 2]}
+    tables = [pytest.importorskip("pandas").DataFrame(data), pytest.importorskip("datasets").Dataset.from_dict(data)]
+    for table in tables:
+        assert_same(model.encode(table["text"]), expected, 0)
+        with pytest.raises(InputError, match="is a table"):
+            model.encode(table)
+    with pytest.raises(InputError, match="DataFrame is a table"):
+        model.encode(tables[0][["text"]])
 
 
 # Long texts

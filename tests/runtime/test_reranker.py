@@ -204,6 +204,16 @@ def test_what_is_no_list_of_documents_is_named(model: Reranker, documents: objec
         model.rank(QUERY, documents)
 
 
+def test_a_table_in_the_place_of_documents_is_refused(model: Reranker) -> None:
+    class Frame(list):
+        """As pandas' DataFrame: a length of rows, and going through it gives the names of its columns."""
+
+        columns = property(list)
+
+    with pytest.raises(InputError, match=r"Frame is a table, expected texts; pass one column of it, e\.g\. df\['text'\]"):
+        model.rank(QUERY, Frame(["text", "number"]))
+
+
 def test_a_query_that_leaves_no_room_for_documents_is_refused_and_not_scored(model: Reranker) -> None:
     with pytest.raises(InputError, match=r"pair 1: query and instruction take all .* none is left for the doc"):
         model.score([("short", "a document"), ("many words " * 40_000, "a document")])
