@@ -106,6 +106,11 @@ class TestWhatComesOut:
         ids = model.tokenizer.encode([" ".join(TEXTS)])[0].ids
         assert same(tmp_path / "out", np.concatenate([model.encode(["short"]), model.run([np.append(ids[:19], ids[-1])])]))
 
+    def test_whole_numbers_of_numpy_are_whole_numbers(self, folder, model, tmp_path):
+        source = files.write(tmp_path / "a.txt", TEXTS[:5])
+        run_bulk(folder, [source], tmp_path / "out", dim=np.int64(32), max_tokens=np.uint16(2000))
+        assert same(tmp_path / "out", model.encode(TEXTS[:5], dim=32))
+
     def test_the_manifest_has_what_anyone_needs_to_trust_it(self, folder, tmp_path):
         source = files.write(tmp_path / "a.txt", TEXTS)
         bulk("run", folder, source, "--out", tmp_path / "out", "--chunk-rows", 25)
