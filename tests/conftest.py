@@ -59,7 +59,7 @@ def pytest_report_header() -> str:
 def restored_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a command changes in its process is put back."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
-from q3_runtime.errors import ProviderError, Q3Error, StorageError, disk_message, memory_message
+from q3_runtime.errors import ProviderError, Q3Error, StoppedError, StorageError, disk_message, memory_message
 
 
 class Terminated(BaseException):
@@ -67,15 +67,19 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
     warnings.showwarning = lambda message, *_, **__: print(f"{program}: warning: {message}", file=sys.stderr)
     arrived: list[int] = []
 
-    def terminate(number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         arrived.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         if hasattr(signal, "SIGHUP"):  # shell and kernel both send it: the second must not break off the cleaning up
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise Terminated
 
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, stop)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup has it ignored
-        signal.signal(signal.SIGHUP, terminate)
+        signal.signal(signal.SIGHUP, stop)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a background job of a shell has it ignored
+        signal.signal(signal.SIGINT, stop)
     try:
         code = run(args)
         sys.stdout.flush()  # a full disk, or a reader that has left, is met here and not when Python exits
@@ -83,14 +87,15 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
     except BrokenPipeError:  # the reader of standard output, head say, has left
         return 0
     except KeyboardInterrupt:
-        print(f"\n{program}: interrupted; nothing half-written was left behind", file=sys.stderr)
-        return 130
-    except Q3Error as error:
-        return _failed(program, args, error, error.exit_code, error.fault)
+        return interrupted(program)
     except (Terminated, Exception) as error:
-        if arrived:  # C code that was called meanwhile may have made another error of Terminated
+        if arrived and not isinstance(error, StoppedError):  # C code, or an import, may have made it of what was raised
+            if arrived[0] == signal.SIGINT:
+                return interrupted(program)
             print(f"{program}: terminated; nothing half-written was left behind", file=sys.stderr)
             return 143
+        if isinstance(error, Q3Error):
+            return _failed(program, args, error, error.exit_code, error.fault)
         if isinstance(error, OSError):
             return _failed(program, args, error, StorageError.exit_code, "E_IO", disk_message(error))
         if isinstance(error, MemoryError):
@@ -101,6 +106,12 @@ def run_safely(program: str, run: Callable[[Namespace], int], args: Namespace) -
         _discard_unwritable_output()
         sys.stderr.flush()
         sys.stderr = log
+
+
+def interrupted(program: str) -> int:
+    """Say that Ctrl-C ended it; the exit code."""
+    print(f"\n{program}: interrupted; nothing half-written was left behind", file=sys.stderr)
+    return 130
 
 
 def print_json(content: Any) -> None:

@@ -37,6 +37,10 @@ FIGURES = {
     "probes", "mean", "p5", "min", "by_group", "by_dim", "top10_overlap", "spearman", "batch_invariance", "batch_max_delta",
     "self_check", "floor", "failures", "worst", "provider",
 }  # fmt: skip
+SIGNALS = [
+    (signal.SIGTERM, 143, "q3: terminated; nothing half-written was left behind\n"),
+    (signal.SIGINT, 130, "\nq3: interrupted; nothing half-written was left behind\n"),
+]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
@@ -559,13 +563,7 @@ def start_embedding(folder: Path, tmp_path: Path) -> subprocess.Popen[str]:
 
 
 @linux
-@pytest.mark.parametrize(
-    ("number", "code", "line"),
-    [
-        (signal.SIGTERM, 143, "q3: terminated; nothing half-written was left behind\n"),
-        (signal.SIGINT, 130, "\nq3: interrupted; nothing half-written was left behind\n"),
-    ],
-)
+@pytest.mark.parametrize(("number", "code", "line"), SIGNALS)
 def test_a_signal_while_embedding_ends_it_with_one_line_and_leaves_nothing(folder, tmp_path, number, code, line):
     process = start_embedding(folder, tmp_path)
     process.send_signal(number)
@@ -587,13 +585,7 @@ def seconds_of_ended() -> float:
 
 
 @linux
-@pytest.mark.parametrize(
-    ("number", "code", "line"),
-    [
-        (signal.SIGTERM, 143, "q3: terminated; nothing half-written was left behind\n"),
-        (signal.SIGINT, 130, "\nq3: interrupted; nothing half-written was left behind\n"),
-    ],
-)
+@pytest.mark.parametrize(("number", "code", "line"), SIGNALS)
 def test_a_signal_does_not_wait_for_the_end_of_a_long_text(copy, number, code, line):
     """Seconds are those of the processor: other work on the machine does not count."""
     tokens = 20_000
@@ -620,19 +612,38 @@ def test_a_signal_does_not_wait_for_the_end_of_a_long_text(copy, number, code, l
     assert seconds_of_ended() - started < start_up + 0.7 * whole
 
 
-def test_a_signal_of_which_c_code_makes_another_error_is_still_a_signal(capsys):
+@pytest.mark.parametrize(("number", "code", "line"), SIGNALS)
+def test_a_signal_of_which_c_code_makes_another_error_is_still_a_signal(capsys, number, code, line):
     """safetensors and PyTorch do, where it arrives while they call Python: "could not determine the shape of object"."""
 
     def run(_: Namespace) -> int:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(10)
         except BaseException:
             raise ValueError("could not determine the shape of object") from None
         return 0
 
-    assert run_safely("q3", run, Namespace()) == 143
-    assert capsys.readouterr().err == "q3: terminated; nothing half-written was left behind\n"
+    assert run_safely("q3", run, Namespace()) == code
+    assert capsys.readouterr().err == line
+
+
+@linux
+@pytest.mark.parametrize(("number", "code", "line"), SIGNALS)
+def test_a_signal_while_onnxruntime_is_imported_is_no_broken_installation(folder, tmp_path, number, code, line):
+    """An extension that is interrupted while it starts fails with an ImportError."""
+    interrupted = f"""
+import os, time
+try:
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(10)
+except BaseException as error:
+    raise ImportError("initialization failed") from error
+"""
+    (tmp_path / "onnxruntime.py").write_text(interrupted)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = run("info", folder, env=environment(PYTHONPATH=path), preexec_fn=interruptible)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", line)
 
 
 @linux
