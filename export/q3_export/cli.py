@@ -10,7 +10,7 @@ from pathlib import Path
 from q3_export.recipes import DEFAULT_QUANT, LAYOUTS, RECIPES
 from q3_export.specs import SPECS
 from q3_runtime.builds import with_extras
-from q3_runtime.command_line import Parser, print_json, run_safely
+from q3_runtime.command_line import Parser, interrupted, print_json, run_safely
 from q3_runtime.errors import UsageError
 
 NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub", "onnxruntime")
@@ -126,7 +126,11 @@ def _verify(args: argparse.Namespace) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
-    return run_safely("q3-export", run, parse_args(args))
+    try:
+        parsed = parse_args(args)
+    except KeyboardInterrupt:
+        return interrupted("q3-export")
+    return run_safely("q3-export", run, parsed)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from q3_runtime.command_line import Parser, run_safely
+from q3_runtime.command_line import Parser, interrupted, run_safely
 from q3_runtime.commands import bench, bulk, doctor, embed, info, rerank, search, serve, verify
 
 VERBS = {
@@ -41,7 +41,10 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code."""
-    parsed = parse_args(args)
+    try:
+        parsed = parse_args(args)
+    except KeyboardInterrupt:
+        return interrupted("q3")
     return run_safely("q3", VERBS[parsed.verb].run, parsed)
 
 

@@ -13,12 +13,13 @@ import sys
 import termios
 import time
 import warnings
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from q3_export.cli import main as export_main
 from q3_runtime import Embedder, fidelity
 from q3_runtime.cli import main, parse_args
 from q3_runtime.command_line import run_safely
@@ -626,6 +627,13 @@ def test_a_signal_of_which_c_code_makes_another_error_is_still_a_signal(capsys, 
 
     assert run_safely("q3", run, Namespace()) == code
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(("program", "command_main"), [("q3", main), ("q3-export", export_main)])
+def test_ctrl_c_before_the_arguments_are_understood_is_one_line_too(capsys, monkeypatch, program, command_main):
+    monkeypatch.setattr(ArgumentParser, "parse_known_args", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert command_main(["--version"]) == 130
+    assert capsys.readouterr().err == f"\n{program}: interrupted; nothing half-written was left behind\n"
 
 
 @linux

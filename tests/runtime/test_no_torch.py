@@ -54,8 +54,20 @@ def test_verifying_a_folder_needs_no_pytorch(folder):
     assert not modules_after(code, folder) & set(HEAVY)
 
 
-def test_importing_the_runtime_does_not_even_load_onnxruntime():
-    assert not modules_after("import q3_runtime") & {*HEAVY, "onnxruntime"}
+def test_importing_the_runtime_does_not_even_load_what_it_needs():
+    """Each verb of q3 does: Ctrl-C in that time was a traceback."""
+    assert not modules_after("import q3_runtime.cli") & {*HEAVY, "onnxruntime", "numpy", "tokenizers", "tqdm"}
+
+
+def test_the_names_of_the_runtime_are_there_all_the_same():
+    import q3_runtime
+    from q3_runtime.embedder import Embedder
+    from q3_runtime.reranker import Reranker
+
+    assert (q3_runtime.Embedder, q3_runtime.Reranker) == (Embedder, Reranker)
+    assert set(q3_runtime.__all__) <= set(dir(q3_runtime))
+    with pytest.raises(AttributeError, match="'q3_runtime' has no attribute 'Embeder'"):
+        _ = q3_runtime.Embeder
 
 
 @pytest.mark.parametrize("module", ["q3_runtime.cli", "q3_export.cli"])
