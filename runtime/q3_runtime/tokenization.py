@@ -137,11 +137,16 @@ def open_tokenizer(path: Path, *, plain: bool = False) -> tokenizers.Tokenizer:
             raise ValueError("it has a continuing_subword_prefix, which no Qwen3 tokenizer has")
         found = _without_added_tokens(content) if plain else tokenizers.Tokenizer.from_buffer(content)
         found.encode("")
-    except BaseException as error:  # bare Exception and panics, which are not even that
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+    except BaseException as error:
+        if not is_of_tokenizers(error):
             raise
         raise IntegrityError(f"{path}: not a tokenizer ({error}); export or download the folder again") from error
     return found
+
+
+def is_of_tokenizers(error: BaseException) -> bool:
+    """Bare Exception and panics, which are not even that."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _without_added_tokens(file: bytes) -> tokenizers.Tokenizer:

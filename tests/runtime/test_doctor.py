@@ -142,6 +142,21 @@ def test_a_tokenizer_on_which_tokenizers_panics_is_a_finding(foreign: Path) -> N
     assert any("tokenizer.json" in finding.text for finding in diagnose(foreign).problems)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"},
+        {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": None},
+    ],
+    ids=lambda model: model["type"],
+)
+def test_a_tokenizer_that_does_not_know_every_text_is_a_problem_and_the_rest_is_examined(foreign: Path, model: dict) -> None:
+    (foreign / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    found = diagnose(foreign)
+    assert "cannot encode 'How do whales sleep?'" in problems(found)["tokenizer"]
+    assert not any(loads(found).values())
+
+
 def test_position_ids_and_a_kv_cache_are_named_and_fed(foreign: Path) -> None:
     def add(graph: onnx.GraphProto) -> None:
         graph.input.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "sequence"]))

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import tokenizers
 
 from q3_runtime.doctor.findings import Finding, note, ok, problem
 from q3_runtime.doctor.graph import POOLED, SCORES, Graph, Ids, RunError, Values, pooled, unit
 from q3_runtime.doctor.patient import END, Patient
+from q3_runtime.errors import IntegrityError
 from q3_runtime.quants import MIN_BATCH_COSINE
+from q3_runtime.tokenization import is_of_tokenizers
 
 TEXTS = (
     "How do whales sleep?",
@@ -60,7 +63,11 @@ class Subject(NamedTuple):
 
 
 def subject(patient: Patient, graph: Graph) -> Subject | None:
-    """What can be measured; None where inputs or outputs are not those of such a model, or there is no tokenizer."""
+    """What can be measured; None where inputs or outputs are not those of such a model, or there is no tokenizer.
+
+    Raises:
+        IntegrityError: a tokenizer that does not encode every text.
+    """
     output = SCORES if patient.kind == "reranker" else POOLED if POOLED in graph.outputs else graph.states
     asked = {"input_ids", "attention_mask"}
     if output not in graph.outputs or not asked <= graph.inputs.keys() or graph.unknown or patient.tokenizer is None:
@@ -69,13 +76,26 @@ def subject(patient: Patient, graph: Graph) -> Subject | None:
         return None
     if output not in (SCORES, POOLED) and not re.match("last|mean|cls", patient.pooling or "last"):
         return None
-    rows = [np.asarray(patient.tokenizer.encode(text).ids, dtype=np.int64) for text in TEXTS]
+    rows = [_ids(patient.tokenizer, text) for text in TEXTS]
     return Subject(patient, graph, str(output), rows, patient.tokenizer.token_to_id(END) or 0) if all(map(len, rows)) else None
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> Ids:
+    try:
+        return np.asarray(tokenizer.encode(text).ids, dtype=np.int64)
+    except BaseException as error:
+        if not is_of_tokenizers(error):
+            raise
+        raise IntegrityError(f"cannot encode {text[:20]!r}… ({error}), expected ids for every text") from error
 
 
 def measure(patient: Patient, graph: Graph) -> Iterator[Finding]:
     """Every measurement, in turn, until the graph does not run."""
-    found = subject(patient, graph)
+    try:
+        found = subject(patient, graph)
+    except IntegrityError as error:
+        yield problem("tokenizer", str(error), "copy tokenizer.json of the original model")
+        return
     if found is None:
         yield note("measured", "nothing: without a tokenizer, or with such inputs, outputs or pooling, the graph was not run")
         return
