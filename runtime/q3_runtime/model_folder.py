@@ -20,7 +20,7 @@ def is_hub_id(name: str) -> bool:
 def find_folder(
     model: str | PathLike[str], quants: Callable[[Manifest], Collection[str]], *, revision: str | None = None
 ) -> Path:
-    """A folder that is there as it is; for ``ORG/NAME`` the manifest is downloaded, then what ``quants`` need.
+    """What is there as it is; for ``ORG/NAME`` the manifest is downloaded, then what ``quants`` need.
 
     Args:
         model: a folder or ``ORG/NAME``.
@@ -33,7 +33,7 @@ def find_folder(
         BusyError, IntegrityError: see q3_runtime.hub.
     """
     folder = as_folder(model)
-    if folder.is_dir() or not is_hub_id(str(model)):
+    if folder.exists() or not is_hub_id(str(model)):
         if revision is not None:
             raise UsageError(f"revision {revision!r} of {folder}, expected ORG/NAME on the hub; leave out the revision")
         return folder

@@ -397,6 +397,16 @@ def test_a_folder_that_is_not_there_is_one_line_and_exit_3(capsys, tmp_path, mon
     assert message.startswith(f"q3: error: {tmp_path / 'missing'}: no such folder, expected one written by q3-export; ")
 
 
+@pytest.mark.parametrize("verb", [["embed", "text"], ["info"], ["verify"], ["doctor"]], ids=lambda verb: verb[0])
+def test_a_file_whose_path_could_be_a_name_on_the_hub_is_a_file(capsys, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/model.onnx").write_text("")
+    code, message = refused(capsys, verb[0], "folder/model.onnx", *verb[1:])
+    assert code == 3
+    assert "folder/model.onnx: a file, expected a folder" in message
+
+
 def test_debug_shows_the_traceback_and_then_the_same_line(capsys, tmp_path):
     code, line = refused(capsys, "info", tmp_path)
     assert main(["info", str(tmp_path), "--debug"]) == code
