@@ -23,7 +23,7 @@ def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"q3-onnx {version('q3-onnx')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in VERBS.items():
-        summary = (module.__doc__ or "").splitlines()[0]
+        summary = (module.__doc__ or name).splitlines()[0]  # python -OO leaves docstrings out
         verb = verbs.add_parser(name, help=summary, description=summary)
         module.add_arguments(verb)
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")

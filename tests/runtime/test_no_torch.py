@@ -92,8 +92,10 @@ def test_help_of_a_verb_imports_nothing_heavy(verb):
 
 
 @pytest.mark.parametrize("module", ["q3_runtime.cli", "q3_export.cli"])
-def test_the_commands_run_as_modules(module):
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("options", [[], ["-OO"]], ids=["as usual", "without docstrings"])
+def test_the_commands_run_as_modules(module, options):
+    command = [sys.executable, *options, "-m", module, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: ")
 
