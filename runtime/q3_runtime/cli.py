@@ -13,8 +13,8 @@ VERBS = {
     "embed": embed, "search": search, "rerank": rerank, "verify": verify, "info": info, "bench": bench, "doctor": doctor,
     "serve": serve, "bulk": bulk,
 }  # fmt: skip
-OPTION = re.compile(r"-\S*$|--[\w-]+=")
-"""A word that is meant as one, known or not."""
+OPTION = re.compile(r"-\S+$|--[\w-]+=")
+"""A word that is meant as one, known or not; a dash alone is standard input."""
 
 
 def parse_args(args: Sequence[str] | None = None) -> argparse.Namespace:

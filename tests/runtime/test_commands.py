@@ -146,6 +146,16 @@ def test_embed_takes_a_text_from_each_line_of_standard_input(folder, model, caps
     np.testing.assert_array_equal(found, model.encode(texts))
 
 
+@pytest.mark.parametrize("arguments", [["-"], ["--dim", "32", "-"], ["-", "--dim", "32"]])
+def test_for_embed_a_dash_alone_is_standard_input(folder, capsys, monkeypatch, arguments):
+    type_in(monkeypatch, b"one\ntwo\n")
+    assert [row["text"] for row in rows(q3(capsys, "embed", folder, *arguments))] == ["one", "two"]
+
+
+def test_a_dash_among_texts_is_a_text(folder, capsys):
+    assert [row["text"] for row in rows(q3(capsys, "embed", folder, "one", "-"))] == ["one", "-"]
+
+
 def test_embed_refuses_lines_that_are_not_utf_8(folder, capsys, monkeypatch):
     type_in(monkeypatch, b"fine\nM\xfcnchen\n")
     code, message = refused(capsys, "embed", folder)
@@ -227,6 +237,19 @@ def test_arguments_that_cannot_be_parsed_exit_2(folder, capsys, arguments):
     assert capsys.readouterr().out == ""
 
 
+def test_a_place_that_cannot_be_written_is_named_before_the_work(capsys, tmp_path):
+    """The model is not even looked for."""
+    (tmp_path / "folder.npy").mkdir()
+    cases = {tmp_path / "folder.npy": "a folder, expected a file or nothing", tmp_path / "none/x.npy": "no such folder"}
+    if sys.platform == "linux":
+        cases[Path("/sys/x.npy")] = "cannot be written"  # for root neither
+    for out, words in cases.items():
+        code, message = refused(capsys, "embed", tmp_path / "missing", "text", "--out", out)
+        assert code == 5
+        assert f"--out {out}: {words}" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.npy"]
+
+
 @linux
 def test_a_disk_that_fills_up_leaves_neither_half_an_array_nor_the_old_one_damaged(folder, tmp_path):
     import resource
@@ -302,6 +325,17 @@ def test_search_for_the_best_none_is_refused(folder, capsys, passages, top):
     code, message = refused(capsys, "search", folder, passages, "--query", "x", "--top", top)
     assert code == 2
     assert f"--top is {top}, expected at least 1" in message
+
+
+@pytest.mark.parametrize("verb", [["search", "-"], ["rerank", "a document"]], ids=["search", "rerank"])
+@pytest.mark.parametrize("option", ["query", "instruction"])
+def test_a_query_or_an_instruction_that_is_not_utf_8_is_named_before_the_work(capsys, tmp_path, verb, option):
+    """The model is not even looked for; it was said of text 0, after all lines had been embedded."""
+    words = {"query": "What?"} | {option: os.fsdecode(b"M\xfcnchen")}
+    options = [word for name, text in words.items() for word in (f"--{name}", text)]
+    code, message = refused(capsys, verb[0], tmp_path / "missing", *verb[1:], *options)
+    assert code == 3
+    assert f"--{option}: not UTF-8 at character 1, expected text in UTF-8; " in message
 
 
 # info

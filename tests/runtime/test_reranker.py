@@ -331,10 +331,11 @@ def test_q3_rerank_prints_the_best_first(capsys, reranker_folder: Path, model: R
     assert out.splitlines() == expected
 
 
-def test_q3_rerank_reads_lines_and_prints_json(capsys, monkeypatch, reranker_folder: Path, model: Reranker) -> None:
+@pytest.mark.parametrize("dash", [[], ["-"]])
+def test_q3_rerank_reads_lines_and_prints_json(capsys, monkeypatch, reranker_folder: Path, model: Reranker, dash: list) -> None:
     lines = [DOCUMENTS[2], DOCUMENTS[0]]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode()), encoding="utf-8"))
-    arguments = ("rerank", reranker_folder, "--quant", "fp32", "--query", QUERY, "--top", 1, "--raw", "--json")
+    arguments = ("rerank", reranker_folder, "--quant", "fp32", "--query", QUERY, "--top", 1, "--raw", "--json", *dash)
     code, out, err = run(capsys, *arguments)
     assert (code, err) == (0, "")
     ((row, score),) = model.rank(QUERY, lines, top_n=1, raw=True)

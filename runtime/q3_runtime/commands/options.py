@@ -41,6 +41,30 @@ def open_embedder(args: Namespace) -> "Embedder":
     return Embedder(args.folder, quant=args.quant, provider=args.provider, threads=args.threads)
 
 
+def read_texts(args: Namespace) -> list[str]:
+    """Texts of the command line; where there are none, or a dash alone, lines of standard input.
+
+    Raises:
+        InputError: they are not UTF-8.
+    """
+    return read_lines("-") if args.texts in ([], ["-"]) else list(args.texts)
+
+
+def check_words(args: Namespace, *options: str) -> None:
+    """Look before any work at what goes with the texts; a model does not know what its options are called here.
+
+    Raises:
+        InputError: a word that the terminal gave in another encoding.
+    """
+    for option in options:
+        try:
+            (getattr(args, option) or "").encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"--{option}: not UTF-8 at character {error.start}, expected text in UTF-8; set the terminal to UTF-8"
+            ) from error
+
+
 def read_input(path: Path) -> bytes:
     """A file that the user names.
 

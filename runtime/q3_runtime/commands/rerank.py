@@ -4,14 +4,14 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from q3_runtime.command_line import print_json
-from q3_runtime.commands.options import add_model_arguments, read_lines
+from q3_runtime.commands.options import add_model_arguments, check_words, read_texts
 from q3_runtime.errors import InputError, UsageError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Model, query, documents."""
     add_model_arguments(parser)
-    parser.add_argument("texts", metavar="DOC", nargs="*", help="documents; none: one a line from standard input")
+    parser.add_argument("texts", metavar="DOC", nargs="*", help="documents; none, or -: one a line from standard input")
     parser.add_argument("--query", required=True, help="what they are to answer")
     parser.add_argument("--instruction", metavar="TEXT", help="task in English, instead of the model's own")
     parser.add_argument("--top", type=int, help="how many to print (default: all)")
@@ -27,7 +27,8 @@ def run(args: Namespace) -> int:
         raise UsageError(f"--top is {args.top}, expected at least 1")
     if not args.texts and sys.stdin.isatty():
         raise UsageError('no document given, expected arguments or standard input; type: q3 rerank DIR --query "…" "some text"')
-    texts = args.texts or read_lines("-")
+    check_words(args, "query", "instruction")
+    texts = read_texts(args)
     if not texts:
         raise InputError("standard input: no documents, expected one a line")
     model = Reranker(args.folder, quant=args.quant, provider=args.provider, threads=args.threads)

@@ -4,7 +4,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from q3_runtime.command_line import print_json
-from q3_runtime.commands.options import add_model_arguments, open_embedder, read_lines
+from q3_runtime.commands.options import add_model_arguments, check_words, open_embedder, read_lines
 from q3_runtime.errors import InputError, UsageError
 
 
@@ -23,10 +23,11 @@ def run(args: Namespace) -> int:
     """Best lines first: cosine, line number, text."""
     if args.top < 1:
         raise UsageError(f"--top is {args.top}, expected at least 1")
+    check_words(args, "query", "instruction")
     lines = _passages(args.file)
     model = open_embedder(args)
+    query = model.encode_query([args.query], dim=args.dim, instruction=args.instruction)  # before the long work
     documents = model.encode_document([text for _, text in lines], dim=args.dim, progress=sys.stderr.isatty())
-    query = model.encode_query([args.query], dim=args.dim, instruction=args.instruction)
     scores = model.similarity(query, documents)[0]
     best = (-scores).argsort(kind="stable")[: args.top]
     if args.json:
