@@ -58,8 +58,8 @@ class Checkpoint:
 
     @property
     def max_tokens(self) -> int:
-        """Longest text in tokens, the final one counted; sentence-transformers' own limit of an embedding model too."""
-        own = side_files.max_seq_length(self.folder) if self.kind == "embedding" else None
+        """Longest text or pair in tokens, all counted; where sentence-transformers cuts, if that is less."""
+        own = side_files.max_seq_length(self.folder)
         return min(int(self.raw_config["max_position_embeddings"]), MAX_TOKENS, own or MAX_TOKENS)
 
     @property
@@ -182,7 +182,7 @@ def open_checkpoint(
     if found == "embedding":
         side_files.check_pooling(folder)
         side_files.check_similarity(folder)
-        side_files.max_seq_length(folder)
+    side_files.max_seq_length(folder)
     if found == "reranker":
         side_files.answer_ids(folder)
     if found == "reranker" and not config.get("tie_word_embeddings") and "lm_head.weight" not in places:

@@ -77,7 +77,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the extra, then do it."""
+    """Check system and extra, then do it."""
+    if sys.platform == "win32":
+        raise UsageError("q3-export runs on Linux and macOS, found Windows; run it in WSL: what it makes runs on Windows too")
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(

@@ -10,6 +10,7 @@ from q3_runtime.errors import ModelError
 from q3_runtime.git_lfs import PULL, is_pointer
 
 ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3Model")
+ADAPTER = "adapter_config.json"
 SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "max_position_embeddings",
@@ -35,7 +36,7 @@ def read_json(path: Path, fault: str | None = None) -> dict[str, Any]:
 
 
 def check_safe(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Refuse checkpoints that come with code. Nothing is imported from a model folder, ever.
+    """Refuse checkpoints that come with code. Nothing is imported from a model folder, ever. Adapters are refused too.
 
     Args:
         folder: the checkpoint.
@@ -47,8 +48,13 @@ def check_safe(folder: Path, names: Iterable[str] | None = None) -> None:
                 f"{folder / name}: auto_map asks for remote code, expected plain Qwen3; use the original checkpoint",
                 fault="E_UNSAFE",
             )
-    if names is None:
-        names = [path.name for path in folder.iterdir()]
+    names = [path.name for path in folder.iterdir()] if names is None else list(names)
+    if ADAPTER in names:  # transformers adds it to the weights that lie beside it
+        raise ModelError(
+            f"{folder}: has {ADAPTER}, expected whole weights; merge the adapter into them (PEFT: merge_and_unload, "
+            "save_pretrained), or take that file away where they have it already",
+            fault="E_ARCH",
+        )
     code = sorted(name for name in names if name.endswith(".py") and "/" not in name)
     if code:
         raise ModelError(
@@ -93,6 +99,7 @@ def check_config(path: Path) -> dict[str, Any]:
         "hidden_act": (config.get("hidden_act", "silu"), "silu"),
         "attention_bias": (config.get("attention_bias", False), False),
         "rope type": (next((kind for kind in types if kind != "default"), "default"), "default"),
+        "is_causal": (config.get("is_causal", True), True),
         "use_sliding_window": (config.get("use_sliding_window", False), False),
         "layer_types": ((other_layers or ["full_attention"])[0], "full_attention"),
         "quantization_config": (config.get("quantization_config"), None),

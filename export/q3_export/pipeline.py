@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from q3_export import artifact, published, publishing, resources, targets
+from q3_export import artifact, published, publishing, resources, side_files, targets
 from q3_export.card import card
 from q3_export.checkpoint import Checkpoint, open_checkpoint
 from q3_export.output_ranges import output_ranges
@@ -77,9 +77,11 @@ def export_model(
         publishing.check(push, offline=offline)
     if str(model) in SPECS:
         _check_kind(str(model), SPECS[str(model)].kind, kind)  # before a download
+        _check_options(SPECS[str(model)].kind, min_cosine, layout)
     checkpoint = open_checkpoint(model, kind, revision=revision, offline=offline, progress=progress)
-    if min_cosine is not None and checkpoint.kind == "reranker":
-        raise UsageError(f"min_cosine {min_cosine:g} for a reranker, whose scores are judged by their ranks; leave it out")
+    _check_options(checkpoint.kind, min_cosine, layout)
+    if checkpoint.kind == "reranker" and side_files.has_other_template(checkpoint.folder):
+        say("the checkpoint's own chat template is not taken but Qwen3-Reranker's, by which it is judged; see docs/reranker.md")
     target = as_folder(out or f"{checkpoint.id.split('/')[-1].lower()}-onnx").absolute()
     texts = read_probes(Path(probes) if probes is not None else None, checkpoint)
     others = read_probes(Path(calibration) if calibration is not None else None, checkpoint, judging=False)
@@ -113,12 +115,12 @@ def export_model(
         )
         write_golden(reference.golden, folder, checkpoint.kind)
         kept_graphs = [entry.onnx_file for entry in plan.kept.values()]
-        side_files = artifact.write_side_files(checkpoint, [*kept_graphs, *graphs.values()], folder)
+        written = artifact.write_side_files(checkpoint, [*kept_graphs, *graphs.values()], folder)
         say("trace the graph")
         from q3_export.tracing import trace  # here, as it imports transformers' model: seconds that a refusal shall not take
 
         traced = trace(checkpoint.config)
-        manifest = _manifest(checkpoint, source, artifact.describe(folder, [*side_files, TEXTS_NAME, VECTORS_NAME]))
+        manifest = _manifest(checkpoint, source, artifact.describe(folder, [*written, TEXTS_NAME, VECTORS_NAME]))
         if plan.add and staging.existing is not None and checkpoint.revision is None:  # it was called something when it began
             manifest.source, manifest.license = staging.existing.source, staging.existing.license
         if checkpoint.kind == "embedding":
@@ -178,6 +180,14 @@ def _check_before_download(
 def _check_kind(model: str, kind: str, wanted: str | None) -> None:
     if wanted not in (None, kind):
         raise ModelError(f"{model}: its kind is {kind}, --kind says {wanted}; leave out --kind or give another model")
+
+
+def _check_options(kind: str, min_cosine: float | None, layout: str) -> None:
+    """What is of no use for a reranker."""
+    if min_cosine is not None and kind == "reranker":
+        raise UsageError(f"min_cosine {min_cosine:g} for a reranker, whose scores are judged by their ranks; leave it out")
+    if layout == "tei" and kind == "reranker":
+        raise UsageError("layout tei for a reranker, of which TEI runs no ONNX graph that gives one score; leave it out")
 
 
 def _say(line: str) -> None:

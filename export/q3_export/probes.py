@@ -52,7 +52,7 @@ def read_probes(path: Path | None, checkpoint: Checkpoint, *, judging: bool = Tr
     is_reranker = checkpoint.kind == "reranker"
     if path is not None:
         try:
-            source = path.read_text("utf-8")
+            source = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: probes cannot be read ({error}), expected JSONL or one text a line in UTF-8") from error
     else:

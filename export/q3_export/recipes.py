@@ -7,6 +7,9 @@ from q3_runtime.errors import UsageError
 from q3_runtime.manifest import INT8_PRODUCTS
 from q3_runtime.quants import QUANTS, Quant
 
+WIDER = {0: 0.0, 8: 0.0, 4: 0.12}
+"""Bits of the linears → the part of them that may become wider; docs/sizes.json has .1 to .14 with 4 bits, none with 8."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -32,15 +35,20 @@ class Recipe:
         """Names of the two formats."""
         return self.linears.name, self.wider.name
 
-    def size(self, table: int, others: int) -> int:
-        """Bytes of a model of so many weights in its token embeddings and elsewhere, with no linear wider."""
+    def size(self, table: int, others: int, wider: float = 0.0) -> int:
+        """Bytes of a model of so many weights in its token embeddings and elsewhere, of which the part ``wider`` is wider."""
         floats = {"float32": 4.0, "float16": 2.0}[self.activations]
-        return round(table * self.table.bytes_per_weight(floats) + others * self.linears.bytes_per_weight(floats))
+        linears = (1 - wider) * self.linears.bytes_per_weight(floats) + wider * self.wider.bytes_per_weight(floats)
+        return round(table * self.table.bytes_per_weight(floats) + others * linears)
+
+    def room(self, table: int, others: int) -> int:
+        """Bytes to have ready for it: as many linears may become wider as have been seen to."""
+        return self.size(table, others, WIDER[self.linears.bits])
 
     def memory(self, table: int, others: int) -> int:
-        """Bytes that its weights take when it runs on a CPU, where onnxruntime multiplies float16 in float32."""
+        """Bytes to have ready for its weights where a CPU runs it, on which onnxruntime multiplies float16 in float32."""
         doubled = others * 2 if self.activations == "float16" and not self.linears.bits else 0
-        return self.size(table, others) + doubled
+        return self.room(table, others) + doubled
 
     def describe(self) -> dict[str, object]:
         """What goes into the manifest."""

@@ -4,8 +4,8 @@ Each text is run alone, without padding, so that the reference depends on nothin
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,6 +14,8 @@ import torch
 from tqdm import tqdm
 
 from q3_export.checkpoint import Checkpoint
+from q3_runtime.errors import ProviderError
+from q3_runtime.session import one_line
 
 if TYPE_CHECKING:  # transformers' model takes seconds to import: when it is needed
     from transformers import Qwen3Config
@@ -77,6 +79,30 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Products in float32 whatever the process allows: TF32 on a GPU, bfloat16 on a CPU with AMX.
+
+    Raises:
+        ProviderError: the GPU's memory is full.
+    """
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ProviderError(
+            f"PyTorch needs more memory than the GPU has free ({one_line(error)}); close what else runs there, give shorter "
+            "--probes and --calibration, or leave out --device"
+        ) from error
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+@_float32()
 @torch.inference_mode()
 def last_states(
     checkpoint: Checkpoint,
@@ -96,6 +122,9 @@ def last_states(
         observers: told the row that runs, and shown each layer while all rows run through it.
         device: where to compute, ``cpu`` or ``cuda``.
         progress: a progress bar over the layers.
+
+    Raises:
+        ProviderError: the GPU's memory is full.
     """
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
 

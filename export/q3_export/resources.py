@@ -46,7 +46,7 @@ def check(checkpoint: Checkpoint, recipes: list[Recipe], parent: Path, longest: 
         ProviderError: too little memory.
     """
     table, others = checkpoint.table_weights, checkpoint.weights - checkpoint.table_weights
-    need, free = sum(recipe.size(table, others) for recipe in recipes) + BESIDE_WEIGHTS, shutil.disk_usage(parent).free
+    need, free = sum(recipe.room(table, others) for recipe in recipes) + BESIDE_WEIGHTS, shutil.disk_usage(parent).free
     if free < need:
         raise StorageError(
             f"{parent}: {free / 1e9:.1f} GB free, the export needs {need / 1e9:.1f} GB; free some, or give another --out"

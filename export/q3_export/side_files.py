@@ -9,6 +9,8 @@ import tokenizers
 from q3_export.config_check import read_json
 from q3_runtime.errors import ModelError
 
+TASK = "Judge whether the Document meets the requirements"
+"""In every form of Qwen3-Reranker's template."""
 KINDS = {"1_Pooling": "embedding", "1_LogitScore": "reranker"}
 MODULES = ("", *KINDS, "2_Normalize")
 """Where the modules lie that a graph of ours has."""
@@ -121,11 +123,20 @@ def answer_ids(folder: Path) -> tuple[int, int]:
     return yes, no
 
 
+def has_other_template(folder: Path) -> bool:
+    """Whether a reranker was made to be asked in other words: it has a template of query and document, not Qwen3-Reranker's."""
+    own, tokenizer = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    stated = read_json(tokenizer).get("chat_template") if tokenizer.is_file() else None
+    template = own.read_text("utf-8", "replace") if own.is_file() else str(stated)
+    return bool(re.search(r"""(["'])document\1""", template)) and TASK not in template
+
+
 def license_of(folder: Path) -> str | None:
     """The licence named at the head of the checkpoint's model card, or None."""
     card = folder / "README.md"
     if not card.is_file():
         return None
     head = re.match(r"---\n(.*?)\n---", card.read_text("utf-8", errors="replace"), re.DOTALL)
-    named = re.search(r"^license:\s*['\"]?([\w.-]+)", head.group(1), re.MULTILINE) if head else None
-    return named.group(1) if named else None
+    first = r"^license:[ \t]*(?:\n[ \t]*-[ \t]*)?['\"]?(\w[\w.-]*)"  # of one, or of a list
+    named = re.search(first, head.group(1), re.MULTILINE) if head else None
+    return named.group(1) if named and named.group(1) != "null" else None

@@ -11,7 +11,7 @@ from q3_runtime.manifest import as_folder
 from q3_runtime.model_folder import is_hub_id
 
 CONFIGS = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json",
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "modules.json",
     "1_Pooling/config.json", "1_LogitScore/config.json", "config_sentence_transformers.json", "sentence_bert_config.json",
     "README.md", "LICENSE", weight_files.INDEX,
 )  # fmt: skip

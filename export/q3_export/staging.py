@@ -65,6 +65,7 @@ class Staging:
     def add(self, manifest: Manifest) -> None:
         """Rename what is new into the existing target, q3.json last; at every moment it is the old folder or the new one."""
         assert self.existing is not None
+        sync_tree(self.folder)
         old = self.existing
         changed = [name for name, entry in manifest.files.items() if old.files.get(name) != entry]
         for name, quant in manifest.quants.items():
@@ -83,6 +84,7 @@ class Staging:
         sync_tree(self.folder)
         try:
             if self.target.exists():
+                self._name_strangers()
                 self.target.rename(self._old)
             self.folder.rename(self.target)
         except BaseException:
@@ -113,6 +115,12 @@ class Staging:
     def _write_manifest(self, manifest: Manifest) -> None:
         write_synced(self.folder / MANIFEST_NAME, manifest.to_json())
         self._move(MANIFEST_NAME)
+
+    def _name_strangers(self) -> None:
+        """What somebody else put into the target goes with it, and not in silence."""
+        strangers = sorted({path.name for path in self.target.iterdir()} - {path.name for path in self.folder.iterdir()})
+        if strangers:
+            self._say(f"{self.target}: discarded with what was there: {', '.join(strangers)}")
 
     def _discard_unlisted(self, manifest: Manifest) -> None:
         listed = {name for entry in manifest.quants.values() for name in entry.files}

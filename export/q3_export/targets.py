@@ -41,7 +41,7 @@ def plan(
         probes: the texts to judge by now.
         quants: those about to be exported, with the files of their graphs.
         force: replace what is there.
-        say: told what is damaged and not kept.
+        say: told what is not kept.
 
     Raises:
         ModelError: the target holds one of these quants, another source or other probes, and ``force`` is off.
@@ -62,8 +62,12 @@ def plan(
     other = other or _alone(existing, quants)
     doubled = [name for name in quants if name in existing.quants]
     reason = other or (f"has {', '.join(doubled)} already" if doubled else None)
+    lost = ", ".join(name for name in existing.quants if other and name not in quants)
     if reason is not None and not force:
-        raise ModelError(f"{target}: {reason}; give another --out, or --force to replace it", fault="E_EXISTS")
+        dropped = f", without its {lost}" if lost else ""
+        raise ModelError(f"{target}: {reason}; give another --out, or --force to replace it{dropped}", fault="E_EXISTS")
+    if lost:
+        say(f"{target}: {other}; --force: {lost} is not kept; name it in --quant to have it again")
     kept = {} if other else {name: entry for name, entry in existing.quants.items() if name not in doubled}
     if not force:
         check_files(target, existing.files | {name: file for entry in kept.values() for name, file in entry.files.items()})

@@ -11,7 +11,7 @@ from q3_runtime.tokenization import Encoded, Tokenizer
 
 
 class PairTokenizer:
-    """The folder's tokenizer.json, twice: as it is for prefix and suffix, and without any added token for bodies.
+    """The folder's tokenizer.json, twice: as it is for prefix and suffix, and for bodies without special tokens and tags.
 
     So ``<|im_end|>`` or ``</think>`` in a document is a row of ordinary characters and cannot end the user's turn.
 

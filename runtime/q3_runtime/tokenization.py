@@ -17,6 +17,8 @@ from q3_runtime.errors import InputError, IntegrityError, TextError, TextTypeErr
 SURROGATE = re.compile("[\ud800-\udfff]")
 SUBWORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 """Where a merge is without it, tokenizers ends the process."""
+TAG = re.compile("<.*>", re.DOTALL)
+"""Qwen3's tokens that are not special are such: ``<think>``, ``<tool_call>``."""
 
 
 class Encoded(NamedTuple):
@@ -34,7 +36,7 @@ class Tokenizer:
         max_tokens: the longest sequence, the final ``<|endoftext|>`` counted.
         split_special_tokens: read ``<|im_end|>`` and the like in a text as ordinary characters. Off by default, as in
             transformers, whose name for it this is.
-        plain: leave out all added tokens, ``<think>`` too, and append nothing: nothing in a text is more than its characters.
+        plain: read special tokens and tags, ``<think>`` too, as ordinary characters, and append nothing.
     """
 
     def __init__(self, path: Path, max_tokens: int, *, split_special_tokens: bool = False, plain: bool = False) -> None:
@@ -42,7 +44,7 @@ class Tokenizer:
         self._tokenizer = open_tokenizer(path, plain=plain)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = split_special_tokens
+        self._tokenizer.encode_special_tokens = split_special_tokens or plain
         self.max_tokens = max_tokens
         self.final_ids: list[int] = self._tokenizer.encode("").ids  # what the post-processor appends
 
@@ -135,7 +137,7 @@ def open_tokenizer(path: Path, *, plain: bool = False) -> tokenizers.Tokenizer:
         content = path.read_bytes()
         if SUBWORD_PREFIX.search(content):
             raise ValueError("it has a continuing_subword_prefix, which no Qwen3 tokenizer has")
-        found = _without_added_tokens(content) if plain else tokenizers.Tokenizer.from_buffer(content)
+        found = _plain(content) if plain else tokenizers.Tokenizer.from_buffer(content)
         found.encode("")
     except BaseException as error:
         if not is_of_tokenizers(error):
@@ -149,9 +151,13 @@ def is_of_tokenizers(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def _without_added_tokens(file: bytes) -> tokenizers.Tokenizer:
+def _plain(file: bytes) -> tokenizers.Tokenizer:
+    """Tags are special; words that a fine-tune has added are not."""
     content = json.loads(file)
-    return tokenizers.Tokenizer.from_str(json.dumps(content | {"added_tokens": [], "post_processor": None}))
+    tokens = [
+        token | {"special": token["special"] or bool(TAG.fullmatch(token["content"]))} for token in content["added_tokens"]
+    ]
+    return tokenizers.Tokenizer.from_str(json.dumps(content | {"added_tokens": tokens, "post_processor": None}))
 
 
 def checked(text: object, index: int | None, errors: str) -> str:

@@ -563,7 +563,7 @@ def test_e7_both_architectures_of_qwen3_are_accepted(single, name):
             "'yarn'", "'default'",
         ),
         ({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}}, "full_attention", "'default'"),
-        ({"use_sliding_window": True}, "True", "False"),
+        ({"use_sliding_window": True}, "True", "False"), ({"is_causal": False}, "is_causal is False", "True"),
         ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "sliding_attention", "full_attention"),
         ({"layer_types": 3}, "3", "full_attention"),
         ({"layer_types": [["full_attention"]]}, "['full_attention']", "full_attention"),
@@ -575,6 +575,15 @@ def test_e7_both_architectures_of_qwen3_are_accepted(single, name):
 def test_e7_an_option_that_changes_the_computation_is_refused(single, change, found, expected):
     set_config(single, **change)
     refused(single, "E_ARCH", "config.json", found, f"expected {expected}" if "'" in expected else expected)
+
+
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_e7_an_adapter_is_refused_beside_weights_and_alone(single, has_weights):
+    (single / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    if not has_weights:
+        (single / SINGLE).rename(single / "adapter_model.safetensors")
+        (single / "config.json").unlink()
+    refused(single, "E_ARCH", "adapter_config.json", "merge the adapter into them")
 
 
 def test_e7_a_reranker_by_its_modules_is_refused_as_an_embedding_model(single):

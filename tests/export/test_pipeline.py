@@ -18,6 +18,7 @@ from q3_export import export_model
 from q3_export.checkpoint import Checkpoint, open_checkpoint
 from q3_export.cli import main
 from q3_export.recipes import RECIPES
+from q3_export.side_files import license_of
 from q3_export.verification import judged
 from q3_runtime.embedder import Embedder
 from q3_runtime.errors import FidelityError, InputError, ModelError, Q3Error, StorageError, UsageError
@@ -380,6 +381,24 @@ def test_two_probes_are_enough_for_a_manifest_that_others_can_read(checkpoint: P
     out = export_model(checkpoint, quant="q8", out=tmp_path / "out", probes=two, calibration=two)
     assert Manifest.read(out).quants["q8"].fidelity["spearman"] == 1.0
     assert "NaN" not in (out / "q3.json").read_text("utf-8")
+
+
+def test_windows_is_said_to_be_no_place_for_the_exporter(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["--model", "0.6B"]) == 2
+    assert "q3-export runs on Linux and macOS, found Windows; run it in WSL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "named"),
+    [
+        ("license: apache-2.0", "apache-2.0"), ("license: 'mit'", "mit"), ("license:\n- mit\n- other", "mit"),
+        ("license:\n  - mit", "mit"), ("license:\nlanguage: en", None), ("license: null", None), ("language: en", None),
+    ],
+)  # fmt: skip
+def test_the_licence_is_the_one_that_the_card_names(tmp_path: Path, head: str, named: str | None) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\n# A model\n")
+    assert license_of(tmp_path) == named
 
 
 def test_a_quant_that_joins_leaves_the_folder_the_name_that_it_was_made_with(tuned: Path, few: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The layer-at-a-time reference is AutoModel, loaded whole in float32."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from q3_export import reference
 from q3_export.checkpoint import open_checkpoint
 from q3_export.probes import read_probes
+from q3_runtime.errors import ProviderError
 
 
 def whole(folder: Path, ids: list[list[int]]) -> np.ndarray:
@@ -37,12 +40,65 @@ def test_equals_auto_model_for_every_way_to_store_weights(tmp_path: Path, option
     np.testing.assert_array_equal(reference.embed(open_checkpoint(folder), ids), whole(folder, ids))
 
 
+class Precisions:
+    """Notes in what products are computed while a layer runs."""
+
+    row = 0
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+
+    @contextmanager
+    def watching(self, layer: torch.nn.Module) -> Iterator[None]:
+        hook = layer.register_forward_hook(lambda *_: self.found.update(precisions()))
+        yield
+        hook.remove()
+
+
+def precisions() -> list[str]:
+    return [torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision]
+
+
+@pytest.mark.parametrize(("allowed", "stated"), [("high", ["tf32", "tf32"]), ("medium", ["tf32", "bf16"])])
+def test_products_are_in_float32_whatever_the_process_allows(checkpoint: Path, allowed: str, stated: list[str]) -> None:
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        seen = Precisions()
+        reference.embed(open_checkpoint(checkpoint), [[5, 6, 7]], observers=[seen])
+        assert seen.found == {"ieee"}
+        assert (precisions(), torch.get_float32_matmul_precision()) == (stated, allowed)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_a_gpu_without_memory_is_said_to_be_one(checkpoint: Path) -> None:
+    class Full:
+        row = 0
+
+        def watching(self, layer: torch.nn.Module) -> AbstractContextManager[None]:
+            layer.register_forward_hook(self.run_out)
+            return nullcontext()
+
+        def run_out(self, *_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.50 GiB.")
+
+    with pytest.raises(ProviderError, match=r"than the GPU has free \(CUDA out of memory.*leave out --device"):
+        reference.embed(open_checkpoint(checkpoint), [[5, 6, 7]], observers=[Full()])
+
+
 def test_probe_ids_are_transformers_with_the_prompt_in_front(checkpoint: Path) -> None:
     probes = read_probes(None, open_checkpoint(checkpoint))
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     prompt = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
     texts = [(prompt if probe.kind == "query" else "") + probe.text for probe in probes]
     assert [probe.ids for probe in probes] == tokenizer(texts, truncation=True, max_length=2048)["input_ids"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_probe(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    path.write_text('{"text": "How do whales sleep?", "kind": "query"}\n{"text": "b"}\n', "utf-8-sig")
+    first = read_probes(path, open_checkpoint(checkpoint))[0]
+    assert (first.text, first.kind) == ("How do whales sleep?", "query")
 
 
 def test_the_shipped_probes_are_128_texts_in_groups_of_ten_or_more(checkpoint: Path) -> None:

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from q3_export import export_model, published, reference
+from q3_export.chat_template import chat_template
 from q3_export.checkpoint import open_checkpoint
 from q3_export.cli import main
-from q3_export.side_files import answer_ids
+from q3_export.side_files import answer_ids, has_other_template
 from q3_export.specs import SPECS
 from q3_runtime import Embedder, Reranker
 from q3_runtime.errors import FidelityError, InputError, ModelError, Q3Error, UsageError
@@ -70,6 +71,7 @@ def write_logit_score(folder: Path, yes: int, no: int) -> None:
             "min_cosine 0.9 for a reranker, whose scores are judged by their ranks; leave it out",
         ),
         ({"probes": "nowhere.jsonl"}, InputError, "probes cannot be read"),
+        ({"layout": "tei", "quant": "fp32"}, UsageError, "layout tei for a reranker, .* leave it out"),
     ],
 )
 def test_wrong_arguments_are_refused_before_work(
@@ -184,6 +186,34 @@ def test_an_embedding_model_without_hidden_states_is_exported_in_fewer_bits(
 
 
 # How it is proved
+
+
+OTHER_WORDS = """{{ messages | selectattr("role", "eq", 'document') | map(attribute="content") | first }} is it so?"""
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_checkpoint_that_is_asked_in_other_words_is_said_to_be_one(copy: Path, file: str) -> None:
+    assert not has_other_template(copy)
+    content = json.loads((copy / "tokenizer_config.json").read_text("utf-8"))
+    if file == "chat_template.jinja":
+        (copy / file).write_text(OTHER_WORDS, "utf-8")
+    else:
+        (copy / file).write_text(json.dumps(content | {"chat_template": OTHER_WORDS}), "utf-8")
+    assert has_other_template(copy)
+    (copy / "chat_template.jinja").write_text(chat_template(open_checkpoint(copy).prompts), "utf-8")
+    assert not has_other_template(copy)
+
+
+def test_the_export_says_that_its_words_are_not_taken(copy: Path, few: Path, tmp_path: Path, capsys) -> None:
+    (copy / "chat_template.jinja").write_text(OTHER_WORDS, "utf-8")
+    export_model(copy, quant="fp32", out=tmp_path / "out", probes=few, calibration=few, no_verify=True, progress=True)
+    assert "q3-export: the checkpoint's own chat template is not taken" in capsys.readouterr().err
+
+
+def test_pairs_are_cut_where_the_checkpoint_cuts_them(copy: Path) -> None:
+    edited = json.loads((copy / "tokenizer_config.json").read_text("utf-8")) | {"model_max_length": 512}
+    (copy / "tokenizer_config.json").write_text(json.dumps(edited), "utf-8")
+    assert open_checkpoint(copy).max_tokens == 512
 
 
 def test_the_command_prints_the_rank_correlation(reranker_checkpoint: Path, few: Path, tmp_path: Path, capsys) -> None:

@@ -80,6 +80,27 @@ def test_a_new_quant_joins_the_folder_and_the_old_one_stays(checkpoint: Path, ta
         assert Embedder(target, quant=quant).encode("x").shape == (64,)
 
 
+def test_what_joins_a_folder_is_on_the_disk_before_it_has_its_name(
+    checkpoint: Path, target: Path, second_quant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[tuple[int, int]] = set()
+    fsync, replace = os.fsync, os.replace
+
+    def noting(handle: int) -> None:
+        synced.add((os.fstat(handle).st_ino, os.fstat(handle).st_size))
+        fsync(handle)
+
+    def asking(old: Path, new: Path) -> None:
+        if str(new).startswith(str(target)):
+            assert (old.stat().st_ino, old.stat().st_size) in synced, old
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    monkeypatch.setattr(os, "replace", asking)
+    export_model(checkpoint, quant=second_quant, out=target, no_verify=True)
+    assert list(complete(target).quants) == ["fp32", "fp16"]
+
+
 def test_the_same_quant_is_refused_without_force_and_replaced_with_it(
     checkpoint: Path, target: Path, second_quant: str
 ) -> None:
@@ -95,16 +116,21 @@ def test_the_same_quant_is_refused_without_force_and_replaced_with_it(
 
 
 def test_another_source_or_other_probes_need_force_and_then_nothing_old_stays(
-    checkpoint: Path, target: Path, few: Path, tmp_path: Path, second_quant: str
+    checkpoint: Path, target: Path, few: Path, tmp_path: Path, second_quant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(target)
     other = write_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(ModelError, match="was made from another checkpoint"):
         export_model(other, quant=second_quant, out=target)
-    with pytest.raises(ModelError, match="was judged by other probe texts"):
+    with pytest.raises(ModelError, match=r"was judged by other probe texts.*--force to replace it, without its fp32"):
         export_model(checkpoint, quant=second_quant, out=target, probes=few)
     assert content(target) == before
-    export_model(other, quant=second_quant, out=target, probes=few, force=True)
+    (target / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    export_model(other, quant=second_quant, out=target, probes=few, force=True, progress=True)
+    said = capsys.readouterr().err
+    assert "--force: fp32 is not kept; name it in --quant to have it again" in said
+    assert f"{target}: discarded with what was there: notes.txt\n" in said
     assert list(complete(target).quants) == ["fp16"]
     assert not (target / "onnx/model.onnx").exists()
 

@@ -1,6 +1,7 @@
 """Rerankers against PyTorch: ids, scores, floors of all quants, batches, and documents that try to steer the answer."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.conftest import ROOT, SHARED
 from tests.support.official_reranker import OfficialReranker
 from tests.support.rerankers import write_reranker
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from q3_export import export_model
 from q3_runtime import Reranker, Template
@@ -48,6 +50,17 @@ def both(request: pytest.FixtureRequest) -> tuple[Path, Path]:
     """A checkpoint and its export."""
     checkpoint, folder = map(request.getfixturevalue, request.param.split())
     return checkpoint, folder
+
+
+def test_words_that_a_fine_tune_has_added_are_tokens_of_a_body(reranker_checkpoint: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(reranker_checkpoint, tmp_path / "copy"))
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    assert tokenizer.add_tokens(["[DRUG]", "naïvely"]) == 2
+    tokenizer.save_pretrained(copy)
+    pair = ("[DRUG] of what?", "It was naïvely [DRUG]DRUG].")
+    (encoded,) = PairTokenizer(copy / "tokenizer.json", 2048, OFFICIAL).encode([OFFICIAL.fill(*pair)])
+    assert encoded.ids.tolist() == OfficialReranker(copy).ids(*pair)
+    assert {tokenizer.convert_tokens_to_ids(word) for word in ("[DRUG]", "naïvely")} <= set(encoded.ids.tolist())
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there; set Q3_SHARED")
