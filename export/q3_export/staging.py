@@ -118,7 +118,9 @@ class Staging:
 
     def _name_strangers(self) -> None:
         """What somebody else put into the target goes with it, and not in silence."""
-        strangers = sorted({path.name for path in self.target.iterdir()} - {path.name for path in self.folder.iterdir()})
+        listed = self.existing.files if self.existing is not None else {}
+        ours = {MANIFEST_NAME, "README.md", "onnx", *(name.split("/")[0] for name in listed)}
+        strangers = sorted({path.name for path in self.target.iterdir()} - {path.name for path in self.folder.iterdir()} - ours)
         if strangers:
             self._say(f"{self.target}: discarded with what was there: {', '.join(strangers)}")
 

@@ -58,7 +58,11 @@ def test_the_most_memory_is_that_of_fp16_which_a_cpu_multiplies_in_float32(
     table, others = 151_669 * 1024, 440_467_456
     assert RECIPES["fp16"].size(table, others) == pytest.approx(1_192e6, rel=0.01)
     assert 2_000e6 < RECIPES["fp16"].memory(table, others) < 2_295e6
-    assert all(RECIPES[name].memory(table, others) == RECIPES[name].size(table, others) for name in RECIPES if name != "fp16")
+    assert all(RECIPES[name].memory(table, others) == RECIPES[name].room(table, others) for name in RECIPES if name != "fp16")
+    assert [name for name in RECIPES if RECIPES[name].room(table, others) > RECIPES[name].size(table, others)] == [
+        "q4",
+        "q4f16",
+    ]
     monkeypatch.setattr(resources, "available_memory", lambda: 100_000_000)
     long = tmp_path / "long.txt"
     long.write_text("word " * 6000 + "\nshort\n")
