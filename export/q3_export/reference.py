@@ -4,8 +4,8 @@ Each text is run alone, without padding, so that the reference depends on nothin
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,8 +14,7 @@ import torch
 from tqdm import tqdm
 
 from q3_export.checkpoint import Checkpoint
-from q3_runtime.errors import ProviderError
-from q3_runtime.session import one_line
+from q3_export.float32 import in_float32
 
 if TYPE_CHECKING:  # transformers' model takes seconds to import: when it is needed
     from transformers import Qwen3Config
@@ -46,6 +45,7 @@ def embed(
     return torch.nn.functional.normalize(states, dim=-1).numpy()
 
 
+@in_float32()
 @torch.inference_mode()
 def log_odds(
     checkpoint: Checkpoint,
@@ -65,6 +65,7 @@ RUN = {"embedding": embed, "reranker": log_odds}
 """Kind of a model → what the reference computes for it."""
 
 
+@in_float32()
 @torch.inference_mode()
 def expected_seconds(checkpoint: Checkpoint, tokens: int, device: str = "cpu") -> float:
     """How long ``tokens`` take in the layers' matrix products, by the speed of a part of one of them now."""
@@ -79,30 +80,7 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-@contextmanager
-def _float32() -> Iterator[None]:
-    """Products in float32 whatever the process allows: TF32 on a GPU, bfloat16 on a CPU with AMX.
-
-    Raises:
-        ProviderError: the GPU's memory is full.
-    """
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ProviderError(
-            f"PyTorch needs more memory than the GPU has free ({one_line(error)}); close what else runs there, give shorter "
-            "--probes and --calibration, or leave out --device"
-        ) from error
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
-
-
-@_float32()
+@in_float32()
 @torch.inference_mode()
 def last_states(
     checkpoint: Checkpoint,

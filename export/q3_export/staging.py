@@ -118,11 +118,13 @@ class Staging:
 
     def _name_strangers(self) -> None:
         """What somebody else put into the target goes with it, and not in silence."""
-        listed = self.existing.files if self.existing is not None else {}
-        ours = {MANIFEST_NAME, "README.md", "onnx", *(name.split("/")[0] for name in listed)}
-        strangers = sorted({path.name for path in self.target.iterdir()} - {path.name for path in self.folder.iterdir()} - ours)
+        ours = {MANIFEST_NAME, "README.md", "LICENSE", *_files(self.folder)}
+        if self.existing is not None:
+            ours |= {*self.existing.files, *(file for quant in self.existing.quants.values() for file in quant.files)}
+        strangers = sorted(_files(self.target) - ours)
         if strangers:
-            self._say(f"{self.target}: discarded with what was there: {', '.join(strangers)}")
+            more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+            self._say(f"{self.target}: discarded with what was there: {', '.join(strangers[:5])}{more}")
 
     def _discard_unlisted(self, manifest: Manifest) -> None:
         listed = {name for entry in manifest.quants.values() for name in entry.files}
@@ -190,6 +192,11 @@ class Staging:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _files(folder: Path) -> set[str]:
+    """Of all its folders."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
 def check_place(target: Path) -> None:

@@ -67,7 +67,7 @@ def plan(
         dropped = f", without its {lost}" if lost else ""
         raise ModelError(f"{target}: {reason}; give another --out, or --force to replace it{dropped}", fault="E_EXISTS")
     if lost:
-        say(f"{target}: {other}; --force: {lost} is not kept; name it in --quant to have it again")
+        say(f"{target}: {other}; --force: {lost} is not kept")
     kept = {} if other else {name: entry for name, entry in existing.quants.items() if name not in doubled}
     if not force:
         check_files(target, existing.files | {name: file for entry in kept.values() for name, file in entry.files.items()})

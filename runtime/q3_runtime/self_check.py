@@ -74,7 +74,7 @@ def _run_one(model: "Embedder | Reranker", golden: Golden) -> tuple[Vectors, Vec
             at = next((i for i in range(len(ids)) if ids[: i + 1] != probe.ids[: i + 1]), len(ids))
             raise ProviderError(
                 f"{model.folder}: self-check: {probe.text[:60]!r} gave ids {ids[at : at + 5]} from token {at} on, "
-                f"expected {probe.ids[at : at + 5]}; type: pip install -U tokenizers"
+                f"expected {probe.ids[at : at + 5]}; type: pip install -U tokenizers, or export the folder again"
             )
     row = row_to_run(lengths)
     found, right = model.run([np.array(golden.probes[row].ids)]), golden.vectors[row]

@@ -155,7 +155,8 @@ def _plain(file: bytes) -> tokenizers.Tokenizer:
     """Tags are special; words that a fine-tune has added are not."""
     content = json.loads(file)
     tokens = [
-        token | {"special": token["special"] or bool(TAG.fullmatch(token["content"]))} for token in content["added_tokens"]
+        token | {"special": token["special"] or bool(TAG.fullmatch(token["content"].strip()))}
+        for token in content["added_tokens"]
     ]
     return tokenizers.Tokenizer.from_str(json.dumps(content | {"added_tokens": tokens, "post_processor": None}))
 

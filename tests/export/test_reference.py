@@ -11,7 +11,7 @@ from tests.support.checkpoints import TINY, write_checkpoint
 from transformers import AutoModel, AutoTokenizer
 
 from q3_export import reference
-from q3_export.checkpoint import open_checkpoint
+from q3_export.checkpoint import Checkpoint, open_checkpoint
 from q3_export.probes import read_probes
 from q3_runtime.errors import ProviderError
 
@@ -71,6 +71,25 @@ def test_products_are_in_float32_whatever_the_process_allows(checkpoint: Path, a
         torch.set_float32_matmul_precision("highest")
 
 
+def test_a_rerankers_answer_is_in_float32_too(reranker_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its head multiplies behind the layers."""
+    seen: set[str] = set()
+    head = Checkpoint.head
+
+    def noting(self: Checkpoint) -> torch.Tensor:
+        seen.update(precisions())
+        return head(self)
+
+    monkeypatch.setattr(Checkpoint, "head", noting)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        reference.log_odds(open_checkpoint(reranker_checkpoint), [[5, 6, 7]])
+        assert seen == {"ieee"}
+        assert precisions() == ["tf32", "bf16"]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_a_gpu_without_memory_is_said_to_be_one(checkpoint: Path) -> None:
     class Full:
         row = 0
@@ -84,6 +103,17 @@ def test_a_gpu_without_memory_is_said_to_be_one(checkpoint: Path) -> None:
 
     with pytest.raises(ProviderError, match=r"than the GPU has free \(CUDA out of memory.*leave out --device"):
         reference.embed(open_checkpoint(checkpoint), [[5, 6, 7]], observers=[Full()])
+
+
+def test_a_gpu_that_is_full_from_the_start_is_said_to_be_one(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long it will take is measured first."""
+
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch, "ones", full)
+    with pytest.raises(ProviderError, match="than the GPU has free"):
+        reference.expected_seconds(open_checkpoint(checkpoint), 100)
 
 
 def test_probe_ids_are_transformers_with_the_prompt_in_front(checkpoint: Path) -> None:

@@ -27,13 +27,13 @@ def test_a_quant_is_as_large_as_it_is_said_to_be(checkpoint: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("layout", ["onnx", "tei"])
 def test_there_is_room_for_a_quant_of_4_bits_whose_linears_have_become_wider(layout: str) -> None:
-    """Qwen3-Embedding-4B's shape; docs/sizes.json has 2,923 MB for its q4, of which 70 are wider linears."""
+    """Qwen3-Embedding-4B's shape; docs/sizes.json has 2,923 MB for its q4, 67 of whose linears are wider."""
     (recipe,) = laid_out([RECIPES["q4"]], layout)
     table, others = 388_262_400, 3_633_316_352
     wider = recipe.wider.bytes_per_weight(4) - recipe.linears.bytes_per_weight(4)
-    assert recipe.room(table, others) - recipe.size(table, others) == pytest.approx(0.12 * others * wider, abs=2)
+    assert recipe.room(table, others) - recipe.size(table, others) == pytest.approx(0.14 * others * wider, abs=2)
     if layout == "onnx":
-        assert recipe.room(table, others) + resources.BESIDE_WEIGHTS > 2_923_334_635
+        assert recipe.room(table, others) > 2_923_334_635
 
 
 def test_a_quant_that_does_not_fit_in_memory_is_refused_with_the_number_unless_nothing_is_verified(

@@ -125,12 +125,14 @@ def test_another_source_or_other_probes_need_force_and_then_nothing_old_stays(
     with pytest.raises(ModelError, match=r"was judged by other probe texts.*--force to replace it, without its fp32"):
         export_model(checkpoint, quant=second_quant, out=target, probes=few)
     assert content(target) == before
-    (target / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "onnx/mine.onnx"):
+        (target / name).write_text("mine")
     capsys.readouterr()
     export_model(other, quant=second_quant, out=target, probes=few, force=True, progress=True)
     said = capsys.readouterr().err
-    assert "--force: fp32 is not kept; name it in --quant to have it again" in said
-    assert f"{target}: discarded with what was there: notes.txt\n" in said
+    assert "was made from another checkpoint" in said
+    assert "--force: fp32 is not kept\n" in said
+    assert f"{target}: discarded with what was there: notes.txt, onnx/mine.onnx\n" in said
     assert list(complete(target).quants) == ["fp16"]
     assert not (target / "onnx/model.onnx").exists()
 
