@@ -3,7 +3,7 @@
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 
@@ -43,12 +43,12 @@ class Waiting:
     def __init__(self) -> None:
         self._clock = 0.0
         self._serial = count()
-        self._due: list[tuple[tuple[float, int], Row]] = []
+        self._due: list[tuple[float, int]] = []
+        self._rows: dict[tuple[float, int], Row] = {}
         self._by_length: list[tuple[int, tuple[float, int], Row]] = []
-        self._rows = 0
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self._rows)
 
     def add(self, rows: Sequence[Row]) -> None:
         """All rows of one request."""
@@ -56,25 +56,28 @@ class Waiting:
         for row in rows:
             due += len(row.ids)
             row.due, row.waits = (due, next(self._serial)), True
-            heappush(self._due, (row.due, row))
+            heappush(self._due, row.due)
+            self._rows[row.due] = row
             if row.alone is None:
                 insort(self._by_length, (len(row.ids), row.due, row))
-        self._rows += len(rows)
 
     def remove(self, row: Row) -> None:
         """It is no longer wanted. Removing one that does not wait does nothing."""
         if row.waits:
             row.waits = False
-            self._rows -= 1
+            del self._rows[row.due]
             if row.alone is None:
                 del self._by_length[self._place(row)]
+            if len(self._due) > 2 * len(self._rows):  # else of clients that keep leaving more and more would stay
+                self._due = list(self._rows)
+                heapify(self._due)
 
     def take(self, batch_tokens: int) -> list[Row]:
         """The next batch: the row that is due, and its neighbours in length, at most ``batch_tokens`` with the padding."""
         while self._due:
-            due, row = heappop(self._due)
-            if row.waits:
-                self._clock = due[0]
+            row = self._rows.get(heappop(self._due))
+            if row is not None:
+                self._clock = row.due[0]
                 batch = self._with_neighbours(row, batch_tokens) if row.alone is None else [row]
                 for taken in batch:
                     self.remove(taken)

@@ -1,5 +1,6 @@
 """Rows that wait: all are taken once, batches are near in length and within the budget, and the order is fair to requests."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_a_row_that_was_removed_is_never_taken(lengths, gone):
         waiting.remove(added[index])
     taken = {row.index for batch in drained(waiting, 2048) for row in batch}
     assert taken == set(range(len(added))) - gone
+
+
+def test_rows_that_were_removed_take_no_memory():
+    waiting = Waiting()
+    waiting.add(rows([100], "stays"))
+    tracemalloc.start()
+    try:
+        for _ in range(20_000):
+            (left,) = rows([100], "left")
+            waiting.add([left])
+            waiting.remove(left)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert [row.owner for batch in drained(waiting, 2048) for row in batch] == ["stays"]
 
 
 @given(lengths=LENGTHS)
