@@ -87,6 +87,7 @@ class Scheduler:
         self._run, self._limits, self._metrics, self._name = run, limits, metrics, name
         self.tokens = 0
         """Admitted and not answered."""
+        metrics.waiting_tokens.labels(name).set(0)  # there before the first request, for whoever scales by it
         self._rate = FIRST_GUESS
         self._short, self._long = Lane("short"), Lane("long")
         self._tasks = [asyncio.create_task(self._work(lane)) for lane in (self._short, self._long)]

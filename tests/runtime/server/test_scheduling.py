@@ -62,6 +62,15 @@ def test_every_request_gets_its_own_rows_in_its_own_order():
     assert len(model.batches) < 9
 
 
+def test_that_nothing_waits_is_told_before_the_first_request():
+    async def main():
+        metrics = Metrics()
+        Scheduler(Model(), Limits(), metrics, "name").close()
+        assert b'q3_waiting_tokens{model="name"} 0.0' in metrics.text()
+
+    asyncio.run(main())
+
+
 def test_a_long_text_does_not_hold_up_short_ones():
     async def scenario(scheduler):
         long = asyncio.ensure_future(scheduler.answer(texts(30_000)))
