@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from q3_runtime.server import json_body, openapi
 from q3_runtime.server.connection import ANSWERED
-from q3_runtime.server.endpoints import ENDPOINTS, Endpoint, Reply, dialect_of, for_body
+from q3_runtime.server.endpoints import ENDPOINTS, Endpoint, Reply, answer_bytes, dialect_of, for_body
 from q3_runtime.server.metrics import Metrics
 from q3_runtime.server.models import Models
 from q3_runtime.server.refusals import RefusedError, overloaded
@@ -35,7 +35,7 @@ HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?", re.ASCII)
 MOST_BODY_BYTES, SMALL_BODY = 64_000_000, 65_536
 """Of all bodies that are being received, together; small ones are read all the same."""
 MOST_ANSWER_BYTES = 256_000_000
-"""Of all answers that clients have not taken yet; above, requests get 429."""
+"""Of all answers that are being made or that clients have not taken yet; above, requests get 429."""
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 
 
@@ -55,7 +55,30 @@ class Service:
     receiving: int = 0
     """Bytes of bodies that are being received."""
     sending: int = 0
-    """Bytes of answers that clients have not taken yet."""
+    """Bytes of answers that clients have not taken yet, and of those that are being made, as far as they are foreseen."""
+
+
+class Room:
+    """What one answer has of the bytes that all may have together."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._size = service, 0
+
+    def ask(self, size: int) -> None:
+        """For an answer of about so many bytes. While there is no other, any may be made, however large it is.
+
+        Raises:
+            RefusedError: the others leave too little.
+        """
+        others = self._service.sending
+        if others and others + size > MOST_ANSWER_BYTES:
+            raise overloaded()
+        self.set(size)
+
+    def set(self, size: int) -> None:
+        """It has so many now."""
+        self._service.sending += size - self._size
+        self._size = size
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -122,12 +145,7 @@ class Handler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whose client leaves gets none."""
-        service = self._service
-        response = await self._response(Request(scope, receive), receive)
-        if response is None:
-            return
-        size = len(response.body)
-        service.sending += size
+        room = Room(self._service)
 
         async def send_until_taken(message: Message) -> None:
             if message["type"] == "http.response.body":
@@ -136,11 +154,14 @@ class Handler:
             await send(message)
 
         try:
-            await response(scope, receive, send_until_taken)
+            response = await self._response(Request(scope, receive), receive, room)
+            if response is not None:
+                room.set(len(response.body))
+                await response(scope, receive, send_until_taken)
         finally:
-            service.sending -= size
+            room.set(0)
 
-    async def _response(self, request: Request, receive: Receive) -> Response | None:
+    async def _response(self, request: Request, receive: Receive, room: Room) -> Response | None:
         """Apart, so that nothing but its bytes is kept while a client takes an answer. None: the client has left."""
         started, service = monotonic(), self._service
         request_id = uuid4().hex
@@ -154,6 +175,7 @@ class Handler:
                 endpoint = for_body(endpoint, content)
                 dialect = endpoint.dialect
                 body = _validated(endpoint, content)
+                room.ask(answer_bytes(service.models, body))
             reply = await self._worked(endpoint, body, receive)
             response = _json(reply.content)
             headers |= headers_of(reply.work, monotonic() - started)

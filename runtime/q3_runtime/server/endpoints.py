@@ -24,6 +24,8 @@ from q3_runtime.vectors import checked_dim, cosines, truncated
 Item = TypeVar("Item", bound=Sequence[Any])
 Place = Callable[[int], str]
 """Names a text by its path in the request."""
+NUMBER_BYTES, BASE64_BYTES = 13, 6
+"""Of a number of a vector in an answer, rounded up."""
 
 
 @dataclass
@@ -191,6 +193,22 @@ BY_BODY = {"/rerank": [RERANK, DOCUMENTS], "/": _BY_FIELDS, "/invocations": _BY_
 def dialect_of(path: str) -> str:
     """Of an error on that path, whether it is a route or not."""
     return next((row.dialect for row in ENDPOINTS if row.path == path), "openai" if path.startswith("/v") else "tei")
+
+
+def answer_bytes(models: Models, body: BaseModel) -> int:
+    """About how many an answer of vectors will have; 0 for other answers, which are small or have limits of their own.
+
+    Raises:
+        RefusedError: no such model.
+    """
+    if isinstance(body, schemas.EmbedRequest):
+        inputs, number = body.inputs, NUMBER_BYTES
+    elif isinstance(body, schemas.EmbeddingsRequest):
+        inputs, number = body.input, BASE64_BYTES if body.encoding_format == "base64" else NUMBER_BYTES
+    else:
+        return 0
+    dims = models.find(body.model, "embedding").embedder.dims
+    return min(len(inputs), models.max_client_batch_size) * min(body.dimensions or dims, dims) * number
 
 
 def for_body(endpoint: Endpoint, body: dict[str, Any]) -> Endpoint:

@@ -3,11 +3,12 @@
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.server import Server, read_all, serving
+from tests.support.server import Server, read_all, request, serving
 
 SECONDS = {"HEADER_SECONDS": 1.0, "BODY_SECONDS": 1.5, "WRITE_SECONDS": 1.5, "LINGER_SECONDS": 0.5, "IDLE_SECONDS": 1.0}
 HEAD = b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
@@ -158,6 +159,47 @@ def test_answers_that_nobody_takes_count_until_they_are_taken(mini_folder, tmp_p
         assert len(json.loads(taken.partition(b"\r\n\r\n")[2])) == 2000
         while server.post("/embed", {"inputs": "a"}).status != 200:
             time.sleep(0.05)
+
+
+def test_answers_count_before_they_are_made(mini_folder, tmp_path):
+    """Two of 6 MB do not fit, however many ask before the first is there."""
+    limit = "from q3_runtime.server import application; application.MOST_ANSWER_BYTES = 10_000_000"
+    body = {"inputs": ["a"] * 2000}
+    with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log", also=limit) as server:
+        with ThreadPoolExecutor(8) as pool:
+            statuses = [answer.status for answer in pool.map(lambda _: server.post("/embed", body), range(8))]
+        assert set(statuses) == {200, 429}
+        with ThreadPoolExecutor(8) as pool:
+            body = {"inputs": ["a"] * 500, "dimensions": 32}
+            small = list(pool.map(lambda _: server.post("/embed", body), range(8)))
+        assert [answer.status for answer in small] == [200] * 8
+
+
+def test_room_for_an_answer_that_is_not_made_is_free_again(mini_folder, tmp_path):
+    """Where only one answer has room, one that was forgotten would keep out all others."""
+    limit = "from q3_runtime.server import application; application.MOST_ANSWER_BYTES = 1"
+    with serving("--model", f"{mini_folder}:int8", log=tmp_path / "log", also=limit) as server:
+
+        def status(path: str, content: object) -> int:
+            """Of the first answer that is not 429: the room of the one before is free a moment after it was taken."""
+            deadline = time.monotonic() + 20
+            while (found := server.post(path, content).status) == 429 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            return found
+
+        assert status("/embed", {"inputs": ["a"] * 20}) == 200
+        assert status("/embed", {"inputs": "a", "dimensions": 5000}) == 422
+        assert status("/embed", {"inputs": ["a"] * 3000}) == 422
+        assert status("/embed", {"inputs": "word " * 40_000, "truncate": False}) == 422
+        assert status("/embed", {"inputs": "a", "model": "another"}) == 404
+        assert status("/embed", {"inputs": "a", "prompt_name": "another"}) == 422
+        with server.connect() as client:
+            client.sendall(request("/embed", {"inputs": ["word " * 900] * 300}))
+            while not server.figure("q3_waiting_tokens", model="mini"):
+                time.sleep(0.02)
+            assert server.post("/embed", {"inputs": "a"}).status == 429
+        assert status("/v1/embeddings", {"input": "a", "encoding_format": "base64"}) == 200
+        assert status("/v1/embeddings", {"input": "a"}) == 200
 
 
 @pytest.mark.parametrize(
