@@ -94,10 +94,13 @@ class Manifest:
             return dict(measured["floor"])
         return QUANTS[quant].floor(self.kind) if quant in QUANTS else {}
 
-    def fingerprint(self, quant: str) -> str:
-        """sha256 of the names and hashes of the files that make a quant's vectors: the same for the same vectors."""
+    def fingerprint(self, quant: str, *, with_ranges: bool = False) -> str:
+        """sha256 of what makes a quant's vectors, the same for the same ones: names and hashes of files, ``output_ranges``."""
         files = self.quants[quant].files | {"tokenizer.json": self.files["tokenizer.json"]}
-        return hashlib.sha256("".join(f"{name} {files[name].sha256}\n" for name in sorted(files)).encode()).hexdigest()
+        lines = [f"{name} {files[name].sha256}\n" for name in sorted(files)]
+        if with_ranges:
+            lines.append(f"output_ranges {json.dumps(self.output_ranges, sort_keys=True)}\n")
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The text of q3.json: the same manifest always gives the same bytes."""

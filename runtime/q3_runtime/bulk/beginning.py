@@ -18,7 +18,7 @@ from q3_runtime.durable import publish, write_synced
 from q3_runtime.errors import BusyError, InputError, IntegrityError
 from q3_runtime.loading import Found
 from q3_runtime.precisions import chosen
-from q3_runtime.tokenization import checked
+from q3_runtime.tokenization import Tokenizer, checked
 from q3_runtime.vectors import checked_dim
 from q3_runtime.whole_numbers import whole
 
@@ -36,14 +36,21 @@ def wanted_fields(
     if limit is None:
         raise InputError(f"max_tokens is {max_tokens!r}, expected 2 to {most}")
     dim = checked_dim(dim, manifest.dims)
-    chosen(precision, dim)
-    if chosen(precision).needs_ranges and not manifest.output_ranges:
+    needs_ranges = chosen(precision, dim).needs_ranges
+    if needs_ranges and not manifest.output_ranges:
         raise InputError(f"{found.folder}: no output_ranges in it, which {precision} needs; export again, or take float16")
     source = manifest.source["id"] or ""
-    fingerprint = manifest.fingerprint(found.quant)
+    fingerprint = manifest.fingerprint(found.quant, with_ranges=needs_ranges)
+    prompt = checked(prompts.resolve(manifest.prompts, prompt_name, None, instruction), None, "strict")
+    if limit < most and prompt:
+        taken = len(Tokenizer(found.folder / "tokenizer.json", most).encode([prompt])[0].ids)
+        if taken >= limit:
+            raise InputError(
+                f"max_tokens is {limit}, of which the prompt takes {taken}, expected more, so that texts have some"
+            )
     return {
         "model": {"source": source, "quant": found.quant, "provider": found.provider, "sha256": fingerprint},
-        "prompt": checked(prompts.resolve(manifest.prompts, prompt_name, None, instruction), None, "strict"),
+        "prompt": prompt,
         "dim": dim,
         "precision": precision,
         "max_tokens": limit,

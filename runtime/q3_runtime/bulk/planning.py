@@ -87,7 +87,7 @@ def _chunks(source: Source, columns: Columns, chunk_rows: int, chunk_bytes: int)
         yield from _parquet_chunks(source, columns, chunk_rows, chunk_bytes)
         return
     start = begin = count = place = 0
-    has_text = False
+    has_text, problem = False, None
     for place, record in enumerate(rows(source, columns)):
         if count and (count >= chunk_rows or record.offset - begin >= chunk_bytes):
             yield Chunk(start, begin, count)
@@ -96,9 +96,13 @@ def _chunks(source: Source, columns: Columns, chunk_rows: int, chunk_bytes: int)
             start, begin = place, record.offset
         count += 1
         has_text |= record.text is not None
+        problem = problem or record.problem
     if count:
         if not has_text:
-            raise InputError(f"{source.path}: none of its {place + 1} rows has a text in {columns.text!r}; pass --text-column")
+            raise InputError(
+                f"{source.path}: none of its {place + 1} rows can be embedded, the first: {problem}; "
+                "pass --text-column or --id-column"
+            )
         yield Chunk(start, begin, count)
 
 

@@ -29,7 +29,7 @@ from q3_runtime.bulk.sources import Source
 from q3_runtime.bulk.tasks import Task
 from q3_runtime.durable import patiently
 from q3_runtime.embedder import Embedder
-from q3_runtime.errors import InputError, Q3Error, TooLargeError, disk_message, memory_message
+from q3_runtime.errors import InputError, ProviderError, Q3Error, TooLargeError, disk_message, memory_message
 from q3_runtime.precisions import chosen, chosen_ranges
 from q3_runtime.vectors import Vectors
 
@@ -94,15 +94,15 @@ class Worker:
 
     def __init__(self, options: Options) -> None:
         self._folder, self._options = OutFolder(Path(options.out)), options
-        self._job = Job.read(self._folder.job)
+        self._job = patiently(lambda: Job.read(self._folder.job))
         self._model = Embedder(
             options.model_folder, quant=self._job.model["quant"], provider=self._job.model["provider"], threads=options.threads
         )
-        found = self._model.manifest.fingerprint(self._model.quant)
+        self._precision = chosen(self._job.precision, self._job.dim)
+        found = self._model.manifest.fingerprint(self._model.quant, with_ranges=self._precision.needs_ranges)
         self._job.check({"model": self._job.model | {"sha256": found}}, self._folder.path)
         self._tokenizer = self._model.tokenizer.limited(self._job.max_tokens)
         self._cursor = Cursor(Columns(self._job.text_column, self._job.id_column))
-        self._precision = chosen(self._job.precision, self._job.dim)
         self._ranges = chosen_ranges(self._job.precision, self._job.dim, None, lambda: self._model.ranges)
 
     def answer(self, task: Task) -> dict[str, Any]:
@@ -119,7 +119,8 @@ class Worker:
             return {"rows": task.rows, "tokens": 0, "non_finite": 0}
         attempts = Attempts.read(self._folder.attempt(task.number))
         while trial := attempts.begin(task.rows):
-            self._embed(patiently(lambda: self._cursor.read(task))[slice(*trial)])
+            begin, end = trial
+            self._embed(patiently(lambda: self._cursor.read(task))[begin:end], task, begin)
             attempts.survived()
         records = patiently(lambda: self._cursor.read(task))
         columns, quarantined = self._columns(task, records, set(attempts.poison))
@@ -136,7 +137,8 @@ class Worker:
         if lost_group and not self._options.keep_going:
             raise InputError(f"{task.source.path}: {lost_group}; write the file again, or pass --keep-going")
         vectors, n_tokens, truncated, more = self._embed(
-            [record if reason is None else record._replace(text=None) for record, reason in zip(records, reasons, strict=True)]
+            [record if reason is None else record._replace(text=None) for record, reason in zip(records, reasons, strict=True)],
+            task,
         )
         for at, reason in more.items():
             reasons[at] = reason
@@ -158,8 +160,11 @@ class Worker:
             if reason is not None
         ]
 
-    def _embed(self, records: list[Record]) -> tuple[Vectors, Any, Any, dict[int, str]]:
-        """Full vectors [N, D], tokens and cuts of all records; those without a text, and those with a problem, stay empty."""
+    def _embed(self, records: list[Record], task: Task, begin: int = 0) -> tuple[Vectors, Any, Any, dict[int, str]]:
+        """Full vectors [N, D], tokens and cuts of all records; those without a text, and those with a problem, stay empty.
+
+        ``begin`` is the row of the task that comes first.
+        """
         with_text = [at for at, record in enumerate(records) if record.text is not None]
         encoded = self._tokenizer.encode([records[at].text or "" for at in with_text], prefix=self._job.prompt)
         vectors = np.zeros((len(records), self._model.dims), dtype=np.float32)
@@ -171,8 +176,12 @@ class Worker:
             try:
                 vectors[places] = self._model.run([encoded[row].ids for row in rows])
             except TooLargeError as error:  # one day there is more memory: the row is not lost, and the task is not done
-                place = places[error.index]
-                raise TooLargeError(place, error.tokens, error.needed, error.available) from error
+                row = task.row + begin + places[error.index]
+                raise ProviderError(
+                    f"{task.source.path}, row {row}: a text {error.lack}; run it with fewer --workers, or where there is more "
+                    "memory, or split the text",
+                    fault="E_MEMORY",
+                ) from error
         finite = np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
         return vectors, n_tokens, truncated, {at: NON_FINITE for at in with_text if not finite[at]}
 
@@ -192,7 +201,8 @@ def told(error: Exception, place: object) -> dict[str, str | None]:
 def as_raised(kind: str, message: str, fault: str | None) -> Q3Error:
     """The error that a worker told of."""
     cls: type[Q3Error] = getattr(errors, kind)
-    error = cls.__new__(cls, message)
+    base = OSError if issubclass(cls, OSError) else Exception  # MemoryError's __new__ takes no class of several bases
+    error: Q3Error = base.__new__(cls, message)
     Q3Error.__init__(error, message, fault=fault)  # those that make a message of their own have made it
     return error
 
@@ -213,7 +223,7 @@ def main() -> int:
 
         try:
             worker = Worker(Options(**json.loads(sys.argv[1])))
-        except Q3Error as error:
+        except (Q3Error, OSError) as error:
             say({"error": told(error, sys.argv[1])})
             return 0
         say({"ready": True})

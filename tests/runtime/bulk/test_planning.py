@@ -90,7 +90,7 @@ def test_files_that_cannot_be_read_are_refused_or_left_out_and_named(tmp_path, p
     bad = {
         "no rows": tmp_path / "empty.jsonl",
         "not a whole Parquet file": tmp_path / "cut.parquet",
-        "none of its 1 rows has a text in 'text'; pass --text-column": tmp_path / "other.jsonl",
+        "none of its 1 rows can be embedded, the first: no text; pass --text-column or --id-column": tmp_path / "other.jsonl",
         "cannot be unpacked": tmp_path / "cut.txt.gz",
         "no column 'text'": tmp_path / "other.csv",
     }

@@ -106,6 +106,15 @@ class TestWhatComesOut:
         ids = model.tokenizer.encode([" ".join(TEXTS)])[0].ids
         assert same(tmp_path / "out", np.concatenate([model.encode(["short"]), model.run([np.append(ids[:19], ids[-1])])]))
 
+    def test_a_prompt_that_leaves_no_room_for_a_text_is_refused(self, folder, model, tmp_path):
+        source = files.write(tmp_path / "a.txt", TEXTS[:5])
+        taken = len(model.tokenizer.encode([model.prompts["query"]])[0].ids)
+        with pytest.raises(InputError, match=f"max_tokens is {taken}, of which the prompt takes {taken}, expected more"):
+            run_bulk(folder, [source], tmp_path / "out", prompt_name="query", max_tokens=taken)
+        assert not (tmp_path / "out").exists()
+        run_bulk(folder, [source], tmp_path / "out", prompt_name="query", max_tokens=taken + 1)
+        assert array(vectors(tmp_path / "out")).std(axis=0).max() > 0.01
+
     def test_whole_numbers_of_numpy_are_whole_numbers(self, folder, model, tmp_path):
         source = files.write(tmp_path / "a.txt", TEXTS[:5])
         run_bulk(folder, [source], tmp_path / "out", dim=np.int64(32), max_tokens=np.uint16(2000))
@@ -192,7 +201,9 @@ class TestWhichJobItIs:
         ],
     )
     def test_another_one_is_refused_with_what_differs(self, begun, folder, options, said):
-        with pytest.raises(InputError, match=rf"another job was begun there: {said}.*another --out") as caught:
+        with pytest.raises(
+            InputError, match=rf"another job was begun there: (model sha256 .*; )?{said}.*another --out"
+        ) as caught:
             run_bulk(folder, [begun / "a.jsonl"], begun / "out", **({"id_column": "key"} | options))
         assert (caught.value.fault, caught.value.exit_code) == ("E_JOB_MISMATCH", 3)
 
@@ -200,6 +211,21 @@ class TestWhichJobItIs:
         with pytest.raises(InputError, match=r"model quant was .*; model sha256 was ") as caught:
             run_bulk(mini_folder, [begun / "a.jsonl"], begun / "out", id_column="key")
         assert caught.value.fault == "E_JOB_MISMATCH"
+
+    def test_other_ranges_of_the_same_model_are_another_job_where_vectors_are_rounded_by_them(self, folder, tmp_path):
+        other = Path(shutil.copytree(folder, tmp_path / "other"))
+        content = json.loads((other / "q3.json").read_text())
+        content["output_ranges"] = {end: [3 * value for value in row] for end, row in content["output_ranges"].items()}
+        (other / "q3.json").write_text(json.dumps(content))
+        source = files.write(tmp_path / "a.txt", TEXTS)
+        for precision in ("int8", "float16"):
+            out = tmp_path / precision
+            run_bulk(folder, [source], out, precision=precision, num_shards=2, shard_index=0)
+            if precision == "float16":
+                assert run_bulk(other, [source], out, precision=precision, num_shards=2, shard_index=1).is_whole
+                continue
+            with pytest.raises(InputError, match=r"another job was begun there: model sha256 was "):
+                run_bulk(other, [source], out, precision=precision, num_shards=2, shard_index=1)
 
     def test_more_files_are_refused(self, begun, folder, tmp_path):
         more = files.write(tmp_path / "b.jsonl", TEXTS[:2], key=[100, 101])
@@ -286,6 +312,11 @@ class TestWhatIsRefused:
         source = files.write(tmp_path / "a.csv", TEXTS[:2])
         with pytest.raises(error):
             run_bulk(folder, [source], tmp_path / "out", **options)
+
+    def test_a_column_of_ids_that_is_not_there_is_named(self, folder, tmp_path):
+        source = files.write(tmp_path / "a.jsonl", TEXTS[:2])
+        said = bulk("run", folder, source, "--out", tmp_path / "out", "--id-column", "url", code=3)
+        assert "none of its 2 rows can be embedded, the first: no url; pass --text-column or --id-column" in said
 
     @pytest.mark.parametrize("option", ["--instruction", "--text-column", "--id-column"])
     def test_names_and_instructions_that_are_not_utf_8(self, option, folder, tmp_path):
