@@ -12,11 +12,9 @@ from q3_runtime import hub
 from q3_runtime.errors import BusyError, IntegrityError, ModelError, UsageError
 from q3_runtime.hash_memory import sha256
 from q3_runtime.hub_errors import FAULT, explained
-from q3_runtime.manifest import MANIFEST_NAME, Manifest
+from q3_runtime.manifest import BESIDE, MANIFEST_NAME, Manifest
 from q3_runtime.model_folder import is_hub_id
 
-BESIDE = ("README.md", "LICENSE")
-"""Files of a folder that the manifest does not list."""
 EMPTY = {".gitattributes", *BESIDE}
 """What may be in a repository that holds no model yet; the last two are replaced."""
 MAX_SMALL_BYTES = 20_000_000
@@ -87,13 +85,13 @@ def push(folder: Path, repo: str, *, force: bool = False, progress: bool = False
         IntegrityError: the hub lists another hash than the file's.
     """
     manifest = Manifest.read(folder)
-    names = [*_listed(manifest), *(name for name in BESIDE if (folder / name).is_file())]
+    names = [*manifest.names, *(name for name in BESIDE if (folder / name).is_file())]
     api = huggingface_hub.HfApi()
     with _bars(progress), _explained(repo, f"{folder} is complete; type: hf upload {repo} {folder}"):
         before = check_source(repo, str(manifest.source["sha256"]), force=force)
         url = api.create_repo(repo, private=True, exist_ok=True)
         now = api.model_info(repo)
-        left = {file.rfilename for file in now.siblings or ()} & set(_listed(before) if before else ()) - set(names)
+        left = {file.rfilename for file in now.siblings or ()} & set(before.names if before else ()) - set(names)
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names
         ]
@@ -105,11 +103,6 @@ def push(folder: Path, repo: str, *, force: bool = False, progress: bool = False
     if wrong := [name for name in names if hashes.get(name) not in (sha256(folder / name), _git_hash(folder / name))]:
         raise IntegrityError(f"{repo}: the hub does not hold what was sent ({', '.join(wrong)}); push again")
     return str(url)
-
-
-def _listed(manifest: Manifest) -> list[str]:
-    """Every file that q3.json names, and itself."""
-    return [*manifest.files, *(name for entry in manifest.quants.values() for name in entry.files), MANIFEST_NAME]
 
 
 def _git_hash(path: Path) -> str:

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from q3_runtime.durable import sync_folder, sync_tree, write_synced
 from q3_runtime.errors import BusyError, IntegrityError, ModelError, StorageError
-from q3_runtime.manifest import MANIFEST_NAME, Manifest
+from q3_runtime.manifest import BESIDE, MANIFEST_NAME, Manifest
 
 
 class Staging:
@@ -118,10 +118,8 @@ class Staging:
 
     def _name_strangers(self) -> None:
         """What somebody else put into the target goes with it, and not in silence."""
-        ours = {MANIFEST_NAME, "README.md", "LICENSE", *_files(self.folder)}
-        if self.existing is not None:
-            ours |= {*self.existing.files, *(file for quant in self.existing.quants.values() for file in quant.files)}
-        strangers = sorted(_files(self.target) - ours)
+        listed = self.existing.names if self.existing is not None else [MANIFEST_NAME]
+        strangers = sorted(_files(self.target) - _files(self.folder) - {*BESIDE, *listed})
         if strangers:
             more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
             self._say(f"{self.target}: discarded with what was there: {', '.join(strangers[:5])}{more}")

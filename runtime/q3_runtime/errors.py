@@ -39,8 +39,14 @@ class Q3Error(Exception):
 
     def __reduce__(self) -> Any:
         """Between processes as it is: not every class takes its message."""
-        base = OSError if isinstance(self, OSError) else Exception  # MemoryError's __new__ takes no class of several bases
-        return base.__new__, (type(self),), self.__dict__ | {"args": self.args}
+        return unsaid, (type(self),), self.__dict__ | {"args": self.args}
+
+
+def unsaid(kind: type[Q3Error], *args: str) -> Q3Error:
+    """An error that has not made its message yet, as some do in ``__init__``."""
+    base = OSError if issubclass(kind, OSError) else Exception  # MemoryError's __new__ takes no class of several bases
+    error: Q3Error = base.__new__(kind, *args)
+    return error
 
 
 class UsageError(Q3Error, ValueError):

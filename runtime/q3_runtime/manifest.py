@@ -18,6 +18,8 @@ from q3_runtime.quants import QUANTS
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "q3.json"
+BESIDE = ("README.md", "LICENSE")
+"""Files of a folder that the manifest does not list."""
 MAX_MANIFEST_BYTES = 1 << 20
 OUTPUTS = {"embedding": "sentence_embedding", "reranker": "logits"}
 """Kind of a model → the output of its graph that we ask for."""
@@ -93,6 +95,11 @@ class Manifest:
         if measured:
             return dict(measured["floor"])
         return QUANTS[quant].floor(self.kind) if quant in QUANTS else {}
+
+    @property
+    def names(self) -> list[str]:
+        """Every file that it lists, and itself."""
+        return [*self.files, *(name for entry in self.quants.values() for name in entry.files), MANIFEST_NAME]
 
     def fingerprint(self, quant: str, *, with_ranges: bool = False) -> str:
         """sha256 of what makes a quant's vectors, the same for the same ones: names and hashes of files, ``output_ranges``."""

@@ -200,9 +200,7 @@ def told(error: Exception, place: object) -> dict[str, str | None]:
 
 def as_raised(kind: str, message: str, fault: str | None) -> Q3Error:
     """The error that a worker told of."""
-    cls: type[Q3Error] = getattr(errors, kind)
-    base = OSError if issubclass(cls, OSError) else Exception  # MemoryError's __new__ takes no class of several bases
-    error: Q3Error = base.__new__(cls, message)
+    error = errors.unsaid(getattr(errors, kind), message)
     Q3Error.__init__(error, message, fault=fault)  # those that make a message of their own have made it
     return error
 
